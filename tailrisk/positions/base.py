@@ -1,0 +1,124 @@
+"""What the cascade asks of positions, whatever they are made of.
+
+Positions come in two kinds behind this one interface: a *ladder* (static positions in one asset; who has been liquidated is
+a place on a sorted list) and *accounts* (margin groups x assets; cross margin, partial closes, top-ups). Orders are a value
+of the positions' own type: what the venue has decided to close. They only grow inside a step.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._fields import Real
+
+
+class Book(eqx.Module):
+    """A population of margin groups, as it stands before the first step.
+
+    A margin group is what shares one pool of cash: one isolated position, or all positions of a cross account. Equity of
+    group g at prices p is `cash[g] + sum_a quantity[g, a] (p[a] - entry[g, a])`.
+    """
+
+    quantity: Float[Array, "groups assets"]  # units, + long, - short
+    entry: Float[Array, "groups assets"]  # USD/unit
+    cash: Float[Array, " groups"]  # USD posted
+    account: Int[Array, " groups"]  # owner; several isolated groups may have one owner
+    weight: Float[Array, " groups"]  # how many identical groups a row stands for
+    reserve: Float[Array, " groups"]  # USD the owner could still post when called
+
+    def check(self):
+        rows = self.quantity.shape[0]
+        if rows == 0:
+            yield "quantity", "the book is empty; give it at least one position"
+        for name in ("quantity", "entry", "cash", "weight", "reserve"):
+            value = np.asarray(getattr(self, name))
+            wrong = np.argwhere(~np.isfinite(value))
+            if wrong.size:
+                yield name, f"row {wrong[0][0]} is {value[tuple(wrong[0])]}, expected a finite number"
+        if (np.asarray(self.weight) <= 0).any():
+            yield "weight", "expected weights > 0"
+        if (np.asarray(self.entry) <= 0).any():
+            yield "entry", "expected entry prices > 0"
+
+
+class Limits(NamedTuple):
+    """How much may execute in a step, per asset. Volumes are gross units of forced selling (sell_*) or buying (buy_*).
+
+    `cap` is strict: executed volume stays at or below it. `room` is inclusive: orders execute until the volume passes it
+    (a breaker is checked before each order, so the order that trips it is the last one to execute).
+    """
+
+    open: Bool[Array, " assets"]
+    sell_cap: Float[Array, " assets"]
+    buy_cap: Float[Array, " assets"]
+    sell_room: Float[Array, " assets"]
+    buy_room: Float[Array, " assets"]
+
+
+class Closing(NamedTuple):
+    """What closing positions produced in a step; USD sums over accounts unless said otherwise.
+
+    deficit: sum of negative equities of closed groups (bad debt before the waterfall). fee: liquidation fees paid out of
+    equity. surplus: positive equity left after the fee. deposit: top-ups posted from reserves. notional: gross USD traded
+    by force. opened: gross initial notional (quantity x p0) of what was closed. bankrupt: gross units closed in deficit.
+    """
+
+    deficit: Float[Array, ""]
+    fee: Float[Array, ""]
+    surplus: Float[Array, ""]
+    deposit: Float[Array, ""]
+    notional: Float[Array, ""]
+    opened: Float[Array, ""]
+    bankrupt: Float[Array, " assets"]  # signed like the closed position: + longs in deficit, - shorts in deficit
+
+
+class AbstractPositions(eqx.Module):
+    """Positions of one scenario, built once from a `Book`; tables are leaves, the state of a path is small or P x N."""
+
+    price: eqx.AbstractVar[Real]  # p0, (assets,) USD/unit
+
+    @abc.abstractmethod
+    def init(self, dtype: Any) -> Any:
+        """The state of a path before the first step."""
+
+    @abc.abstractmethod
+    def standing(self, state: Any) -> Any:
+        """Orders the venue still holds from earlier steps (the backlog of a halt or throttle)."""
+
+    @abc.abstractmethod
+    def breached(
+        self, state: Any, order: Any, log_mark: Float[Array, " assets"], level: Float[Array, " assets"]
+    ) -> Any:
+        """Adds what is below maintenance at the mark to the orders. `level` multiplies the margin requirement."""
+
+    @abc.abstractmethod
+    def volume(self, state: Any, order: Any, limits: Limits) -> tuple[Float[Array, " assets"], Any]:
+        """Net forced selling that executes under the limits, in units, and the executed part of the orders."""
+
+    @abc.abstractmethod
+    def settle(
+        self, state: Any, order: Any, executed: Any, log_fill: Float[Array, " assets"], crash: Float[Array, ""], dt: Any
+    ) -> tuple[Any, Closing]:
+        """Books settle at the fill: closed positions become cash, deficits and surpluses are counted and set to zero."""
+
+    @abc.abstractmethod
+    def equity(self, state: Any, log_price: Float[Array, " assets"]) -> Float[Array, ""]:
+        """Sum of equities of all groups that are still open, marked at a price; USD."""
+
+    @abc.abstractmethod
+    def holdings(self, state: Any) -> Float[Array, " assets"]:
+        """Net open quantity, units (the counterparty book holds the opposite)."""
+
+    @abc.abstractmethod
+    def profit(self, state: Any, log_price: Float[Array, " assets"]) -> Float[Array, "2 assets"]:
+        """Unrealised profit since the start of open longs (row 0) and shorts (row 1) in profit: what deleveraging can take."""
+
+    @abc.abstractmethod
+    def deleverage(
+        self, state: Any, amount: Float[Array, "2 assets"], contracts: Float[Array, "2 assets"], log_price: Any
+    ) -> Any:
+        """Takes USD `amount` of profit from winning longs (row 0) and shorts (row 1) and closes `contracts` of theirs."""
+
