@@ -85,21 +85,18 @@ class Bounds:
 
 
 def _bounded(bounds: dict[str, float], unit: str, converter: Any, default: Any) -> Any:
-    given = {} if default is dataclasses.MISSING else {"default": default}
+    # Dataclasses refuse arrays as defaults; the converter makes one of what the factory gives.
+    given = {} if default is dataclasses.MISSING else {"default_factory": lambda: default}
     return eqx.field(converter=converter, metadata={"unit": unit, "bounds": Bounds(**bounds)}, **given)
 
 
 def real(default: Any = dataclasses.MISSING, *, unit: str, **bounds: float) -> Any:
     """A traced number or array. `bounds`: above, least, below, most."""
-    if default is not dataclasses.MISSING:
-        default = to_real(default)
     return _bounded(bounds, unit, to_real, default)
 
 
 def duration(default: Any = dataclasses.MISSING, **bounds: float) -> Any:
     """A traced time, kept in years, written with a unit ("5min", "1d"). `bounds` are in years."""
-    if default is not dataclasses.MISSING:
-        default = to_duration(default)
     return _bounded(bounds or {"above": 0.0}, "year", to_duration, default)
 
 
