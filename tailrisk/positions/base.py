@@ -79,6 +79,7 @@ class AbstractPositions(eqx.Module):
     """Positions of one scenario, built once from a `Book`; tables are leaves, the state of a path is small or P x N."""
 
     price: eqx.AbstractVar[Real]  # p0, (assets,) USD/unit
+    sparse: eqx.AbstractClassVar[bool]  # few paths have something to do in a step, and `needed` says which
 
     @abc.abstractmethod
     def init(self, dtype: Any) -> Any:
@@ -89,14 +90,18 @@ class AbstractPositions(eqx.Module):
         """Orders the venue still holds from earlier steps (the backlog of a halt or throttle)."""
 
     @abc.abstractmethod
+    def needed(self, state: Any, log_mark: Float[Array, " assets"], level: Float[Array, " assets"]) -> Bool[Array, ""]:
+        """Whether the step has anything to close: an order that stands, or a breach at the mark."""
+
+    @abc.abstractmethod
     def breached(
         self, state: Any, order: Any, log_mark: Float[Array, " assets"], level: Float[Array, " assets"]
     ) -> Any:
         """Adds what is below maintenance at the mark to the orders. `level` multiplies the margin requirement."""
 
     @abc.abstractmethod
-    def volume(self, state: Any, order: Any, limits: Limits) -> tuple[Float[Array, " assets"], Any]:
-        """Net forced selling that executes under the limits, in units, and the executed part of the orders."""
+    def volume(self, state: Any, order: Any, limits: Limits | None) -> tuple[Float[Array, " assets"], Any]:
+        """Net forced selling that executes under the limits (None: all), in units, and the executed part of the orders."""
 
     @abc.abstractmethod
     def settle(
@@ -107,6 +112,16 @@ class AbstractPositions(eqx.Module):
     @abc.abstractmethod
     def equity(self, state: Any, log_price: Float[Array, " assets"]) -> Float[Array, ""]:
         """Sum of equities of all groups that are still open, marked at a price; USD."""
+
+    @abc.abstractmethod
+    def open_deficit(
+        self, state: Any, log_price: Float[Array, " assets"]
+    ) -> tuple[Float[Array, ""], Float[Array, " assets"]]:
+        """Sum of negative equities (>= 0, USD) of groups still open at a price, and their signed units."""
+
+    @abc.abstractmethod
+    def gross(self) -> Float[Array, ""]:
+        """Gross initial notional of the whole book, USD."""
 
     @abc.abstractmethod
     def holdings(self, state: Any) -> Float[Array, " assets"]:

@@ -1,0 +1,292 @@
+"""Populations of leveraged accounts, built on the host once per run.
+
+A builder draws from its own NumPy generator, so a book is the same whatever the paths are; several books (seeds) show how
+much an answer depends on positions nobody can see.
+"""
+
+import abc
+import csv
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from ._fields import Real, count, real
+from .margin import AbstractMargin
+from .positions.base import Book
+
+
+class AbstractSizes(eqx.Module):
+    """Law of account sizes; only ratios matter, the book scales them to its notional."""
+
+    @abc.abstractmethod
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        """Size at probability u in (0, 1), any scale."""
+
+
+class EqualSizes(AbstractSizes):
+    """Every account is as large as the next."""
+
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        return np.ones_like(u)
+
+
+class LognormalSizes(AbstractSizes):
+    """Sizes exp(deviation * Z)."""
+
+    deviation: Real = real(1.5, unit="1", least=0.0)
+
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        from scipy.special import ndtri
+
+        return np.exp(float(self.deviation) * ndtri(u))
+
+
+class ParetoSizes(AbstractSizes):
+    """P(size > x) = (1 + x)^-tail_index, cut at the quantile that one account in the book would reach.
+
+    Real books are this heavy: deleveraged accounts of 10 October 2025 have a Hill index near 0.8 (infinite mean), so the
+    largest accounts carry a visible share of open interest and a book is never "many small accounts".
+    """
+
+    tail_index: Real = real(0.8, unit="1", above=0.0)
+
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        return (1.0 - u) ** (-1.0 / float(self.tail_index)) - 1.0 + 1e-3
+
+
+class AbstractBook(eqx.Module):
+    """Builds the positions of a scenario."""
+
+    @abc.abstractmethod
+    def build(self, price: np.ndarray, margin: AbstractMargin, seed: int) -> Book:
+        """The book at prices p0 (USD/unit); `seed` numbers the draw of the population."""
+
+
+class LeverageMixture(AbstractBook):
+    """Isolated one-asset accounts with a mixture of leverages, heavy-tailed sizes and entries around the spot.
+
+    Sizes are stratified quantiles of their law in random order. Walking through the accounts in random order, each takes
+    the leverage (and, in another order, the side) whose share of notional is due, so the shares hold to one account. Leverage
+    is scattered lognormally and never above what the tier of the account allows. Entries scatter around the spot; an account
+    that would start within `gap` of its liquidation price (it would not have survived) gets its entry at the spot, and less
+    leverage if that is still too near.
+    """
+
+    accounts: int = count(20_000, least=1)
+    notional: Real = real(unit="USD", above=0.0)  # gross, longs and shorts
+    leverages: Real = real([3.0, 5.0, 10.0, 20.0, 50.0], unit="1", above=0.0)
+    weights: Real = real([0.30, 0.30, 0.25, 0.10, 0.05], unit="1", least=0.0)  # shares of notional
+    spread: Real = real(0.15, unit="1", least=0.0)  # deviation of log leverage around each
+    long_share: Real = real(0.6, unit="1", least=0.0, most=1.0)
+    sizes: AbstractSizes = ParetoSizes()
+    entry_deviation: Real = real(0.02, unit="1", least=0.0)  # of log(entry / spot)
+    gap: Real = real(0.002, unit="1", above=0.0, below=0.5)  # least distance from liquidation, share of price
+    reserve: Real = real(0.0, unit="1", least=0.0)  # further cash for calls, multiple of the collateral
+    seed: int = count(0)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if np.shape(self.leverages) != np.shape(self.weights) or np.ndim(self.leverages) != 1:
+            yield "weights", f"expected one weight per leverage ({np.shape(self.leverages)}), got {np.shape(self.weights)}"
+        elif np.sum(self.weights) <= 0:
+            yield "weights", "all weights are zero; give at least one leverage a share of the notional"
+
+    def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
+        rng = np.random.default_rng([self.seed, seed])
+        n, spot = self.accounts, float(np.asarray(price).reshape(-1)[0])
+        size = self.sizes.quantile((np.arange(n) + 0.5) / n)
+        rng.shuffle(size)
+        notional = float(self.notional) * size / size.sum()
+        leverage = np.asarray(self.leverages, float)[_due(rng, notional, np.asarray(self.weights, float))]
+        leverage = leverage * np.exp(float(self.spread) * rng.standard_normal(n))
+        long_share = float(self.long_share)
+        side = np.array([1.0, -1.0])[_due(rng, notional, np.array([long_share, 1.0 - long_share]))]
+        entry = spot * np.exp(float(self.entry_deviation) * rng.standard_normal(n))
+        return _survivors(spot, margin, float(self.gap), side * notional / spot, entry, leverage, float(self.reserve))
+
+
+def _due(rng: np.random.Generator, amount: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Assigns each item a class so that amounts follow the shares: random order, classes by cumulative amount."""
+    order = rng.permutation(amount.size)
+    middle = np.cumsum(amount[order]) - 0.5 * amount[order]
+    edges = np.cumsum(shares / shares.sum())[:-1] * amount.sum()
+    classes = np.empty(amount.size, np.int64)
+    classes[order] = np.searchsorted(edges, middle, side="right")
+    return classes
+
+
+def _survivors(
+    spot: float,
+    margin: AbstractMargin,
+    gap: float,
+    quantity: np.ndarray,
+    entry: np.ndarray,
+    leverage: np.ndarray,
+    reserve: float,
+) -> Book:
+    """The book of isolated accounts, none of which starts within `gap` of its liquidation price."""
+    from .positions.sorted import thresholds
+
+    rates, deductions = (np.asarray(line, float) for line in margin.lines())
+
+    def book(entry: np.ndarray, leverage: np.ndarray) -> Book:
+        value = np.abs(quantity) * entry
+        least = np.asarray(margin.initial(value[:, None]), float)[:, 0]
+        cash = np.maximum(value / leverage, least)
+        rows = np.arange(quantity.size)
+        return Book(quantity[:, None], entry[:, None], cash, rows, np.ones(quantity.size), reserve * cash)
+
+    def too_near(candidate: Book) -> np.ndarray:
+        return thresholds(candidate, np.array([spot]), rates, deductions) > np.log1p(-gap)
+
+    near = too_near(book(entry, leverage))
+    entry = np.where(near, spot, entry)
+    for _ in range(60):
+        near = too_near(book(entry, leverage))
+        if not near.any():
+            break
+        leverage = np.where(near, 0.9 * leverage, leverage)
+    return book(entry, leverage)
+
+
+class CrossMixture(AbstractBook):
+    """Accounts with positions in several assets, some with one cash pool (cross), the others position by position.
+
+    Each account holds an asset with probability `participation` (at least one); sides follow `long_share`, with a common
+    direction for a share `crowding` of accounts. Collateral is the sum of notionals over the account's leverage, never
+    below the initial margin; a cross account pools it, an isolated one splits it by notional.
+    """
+
+    accounts: int = count(1_000, least=1)
+    notional: Real = real(unit="USD", above=0.0)  # gross per asset, (assets,)
+    leverages: Real = real([3.0, 5.0, 10.0, 20.0], unit="1", above=0.0)
+    weights: Real = real([0.35, 0.35, 0.2, 0.1], unit="1", least=0.0)
+    cross_share: Real = real(0.5, unit="1", least=0.0, most=1.0)  # of accounts
+    participation: Real = real(0.7, unit="1", above=0.0, most=1.0)
+    long_share: Real = real(0.6, unit="1", least=0.0, most=1.0)
+    crowding: Real = real(0.5, unit="1", least=0.0, most=1.0)
+    sizes: AbstractSizes = LognormalSizes()
+    reserve: Real = real(0.0, unit="1", least=0.0)
+    seed: int = count(0)
+
+    def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
+        from .positions.groups import group_positions
+
+        rng = np.random.default_rng([self.seed, seed])
+        price = np.asarray(price, float).reshape(-1)
+        n, assets = self.accounts, price.size
+        size = self.sizes.quantile((np.arange(n) + 0.5) / n)
+        rng.shuffle(size)
+        holds = rng.random((n, assets)) < float(self.participation)
+        holds[np.arange(n), rng.integers(0, assets, n)] = True
+        value = holds * size[:, None] * rng.lognormal(0.0, 0.5, (n, assets))
+        value = value / value.sum(axis=0) * np.broadcast_to(np.asarray(self.notional, float), (assets,))
+        common = np.where(rng.random((n, 1)) < float(self.long_share), 1.0, -1.0)
+        own = np.where(rng.random((n, assets)) < float(self.long_share), 1.0, -1.0)
+        side = np.where(rng.random((n, 1)) < float(self.crowding), common, own)
+        leverage = np.asarray(self.leverages, float)[_due(rng, value.sum(axis=1), np.asarray(self.weights, float))]
+        least = np.asarray(margin.initial(value), float)
+        cash = np.maximum(value / leverage[:, None], least)
+        cross = rng.random(n) < float(self.cross_share)
+        group = np.where(cross[:, None], 0, np.arange(assets)[None, :])
+        entry = np.broadcast_to(price, value.shape)
+        book = group_positions(side * value / price, entry, cash, group)
+        return eqx.tree_at(lambda b: b.reserve, book, float(self.reserve) * np.asarray(book.cash))
+
+
+class PositionTable(AbstractBook):
+    """Positions read from a CSV (.csv, .csv.gz) or parquet file, one row per position.
+
+    Columns: `account`, `quantity` (units, + long, - short), `entry` (USD/unit), `collateral` (USD, posted for the row), and
+    optionally `asset` (0, 1, ...; default 0) and `mode` ("isolated" or "cross"; default isolated). Rows of a cross account
+    share their collateral.
+    """
+
+    path: str = eqx.field(static=True)
+
+    def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
+        del margin, seed
+        columns = _read_table(Path(self.path))
+        assets = np.asarray(price).size
+        quantity, entry, cash = (_numbers(self.path, columns, name) for name in ("quantity", "entry", "collateral"))
+        if not quantity.size:
+            raise ValueError(f"{self.path}: the table has no rows, expected at least one position")
+        asset = _numbers(self.path, columns, "asset").astype(int) if "asset" in columns else np.zeros(quantity.size, int)
+        mode = columns.get("mode", ["isolated"] * quantity.size)
+        _refuse(self.path, (asset < 0) | (asset >= assets), asset, "asset", f"expected 0 to {assets - 1}")
+        _refuse(self.path, quantity == 0, quantity, "quantity", "expected a signed size other than 0")
+        _refuse(self.path, entry <= 0, entry, "entry", "expected a price > 0")
+        _refuse(self.path, cash < 0, cash, "collateral", "expected USD >= 0; write a short as a negative quantity")
+        wrong = np.array([m not in ("isolated", "cross") for m in mode])
+        _refuse(self.path, wrong, np.asarray(mode), "mode", 'expected "isolated" or "cross"')
+        owner = _codes(columns["account"])
+        keys = [(o, "cross" if m == "cross" else i) for i, (o, m) in enumerate(zip(owner, mode, strict=True))]
+        group = _codes(keys)
+        groups = group.max() + 1
+        units, cost, money = np.zeros((groups, assets)), np.zeros((groups, assets)), np.zeros(groups)
+        np.add.at(units, (group, asset), quantity)
+        np.add.at(cost, (group, asset), quantity * entry)
+        np.add.at(money, group, cash)
+        mean_entry = np.where(units != 0, cost / np.where(units == 0, 1.0, units), np.asarray(price, float))
+        money = money - np.where(units == 0, cost, 0.0).sum(axis=1)  # two rows that offset realize their difference
+        account = np.zeros(groups, int)
+        account[group] = owner
+        return Book(units, mean_entry, money, account, np.ones(groups), np.zeros(groups))
+
+
+def _codes(labels: list[Any]) -> np.ndarray:
+    known: dict[Any, int] = {}
+    return np.array([known.setdefault(label, len(known)) for label in labels])
+
+
+def _refuse(path: str, wrong: np.ndarray, value: np.ndarray, column: str, expected: str) -> None:
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(f"{path}: row {row + 1}, column {column!r} is {value[row]!s}: {expected}")
+
+
+def _read_table(path: Path) -> dict[str, list[Any]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the path of a CSV or parquet table of positions")
+    if path.suffix == ".parquet":
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            raise ValueError(f"{path}: reading parquet needs the extra: pip install 'tailrisk-jax[data]'") from None
+        columns = {name: column.to_pylist() for name, column in zip(*_parquet(parquet, path), strict=True)}
+    else:
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rt", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
+        columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+    missing = [name for name in ("account", "quantity", "entry", "collateral") if name not in columns]
+    if missing and columns:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(map(str, columns))}")
+    if not columns:
+        raise ValueError(f"{path}: the table has no rows, expected at least one position")
+    return columns
+
+
+def _parquet(parquet: Any, path: Path) -> tuple[list[str], list[Any]]:
+    try:
+        table = parquet.read_table(path)
+    except Exception as error:  # pyarrow raises many kinds
+        raise ValueError(f"{path}: cannot be read as parquet ({error})") from None
+    return table.column_names, table.columns
+
+
+def _numbers(path: str, columns: dict[str, list[Any]], name: str) -> np.ndarray:
+    out = np.empty(len(columns[name]))
+    for row, text in enumerate(columns[name]):
+        try:
+            out[row] = float(text)
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: row {row + 1}, column {name!r} is {text!r}: expected a number") from None
+    _refuse(path, ~np.isfinite(out), out, name, "expected a finite number")
+    return out

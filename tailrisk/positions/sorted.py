@@ -1,0 +1,227 @@
+"""The exact ladder: static one-asset positions as sorted thresholds.
+
+With static positions who has been closed is a place on a sorted list, one for longs and one for shorts, so a path carries
+four whole numbers whatever the number of accounts. Both sides are written in *side coordinates*: z = s log(p / p0) with
+s = +1 for longs and -1 for shorts, so that a position is in breach when z is below its threshold.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._fields import Real, to_real
+from .base import AbstractPositions, Book, Closing, Limits
+from .search import Dominance, PrefixSums, count_above
+
+
+class LadderState(NamedTuple):
+    """`sold` and `ordered`: how many of each side's sorted groups are closed and to be closed; `haircut`: USD taken from
+    each side's winners by deleveraging."""
+
+    sold: Int[Array, "2"]
+    ordered: Int[Array, "2"]
+    haircut: Float[Array, "2"]
+
+
+def thresholds(book: Book, price: np.ndarray, rates: np.ndarray, deductions: np.ndarray) -> np.ndarray:
+    """Side-coordinate level below which each group is in breach; host, float64, one asset.
+
+    Maintenance is max_k(r_k n - D_k) of the notional n, so with equity E0 at p0 a long breaches below
+    max_k (q p0 - E0 - D_k) / (q (1 - r_k)) and a short above min_k (|q| p0 + E0 + D_k) / (|q| (1 + r_k)).
+    A group that is never in breach has the level -inf.
+    """
+    quantity = np.asarray(book.quantity, float)[:, 0]
+    equity = np.asarray(book.cash, float) + quantity * (price - np.asarray(book.entry, float)[:, 0])
+    size, side = np.abs(quantity)[:, None], np.sign(quantity)
+    level = (size * price - side[:, None] * (equity[:, None] + deductions)) / (size * (1.0 - side[:, None] * rates))
+    level = np.where(side > 0, level.max(axis=1), level.min(axis=1))
+    with np.errstate(divide="ignore"):
+        return side * np.log(np.maximum(level, 0.0) / price)
+
+
+class SortedThresholds(AbstractPositions):
+    """N margin groups in one asset, closed in full when in breach, in the order of their liquidation prices.
+
+    Exact: equal, path by path, to looping over the groups. O(log N) per step. A group that has been ordered closed stays
+    so (the venue has taken it over) even if the price recovers before a halt or throttle lets the order through.
+
+    **Left out:** partial closes, top-ups and margins that move with volatility need `MarginGroups`; deleveraging takes
+    profit from winners but leaves their positions open, because a ladder's positions are static.
+    """
+
+    price: Real  # (1,) USD/unit
+    level: Float[Array, "2 groups"]  # thresholds, descending
+    sums: PrefixSums  # of (units, USD equity at p0)
+    in_deficit: Dominance  # by the level where equity is zero
+    below_fee: Dominance  # by the level where equity equals the liquidation fee
+    fee: Real  # 1, of traded notional
+    sparse = True
+
+    @classmethod
+    def build(cls, book: Book, price: Any, margin: Any, fee: Any, dtype: Any) -> "SortedThresholds":
+        """Tables of a book under a static convex margin schedule; on the host, in float64."""
+        if np.asarray(book.quantity).shape[1] != 1:
+            raise ValueError(
+                f"a ladder holds one asset, the book has {np.asarray(book.quantity).shape[1]}; use positions.kind = "
+                '"Accounts"'
+            )
+        price_, fee_ = np.asarray(price, float).reshape(1), float(np.asarray(fee))
+        rates, deductions = (np.asarray(line, float) for line in margin.lines())
+        quantity = np.asarray(book.quantity, float)[:, 0]
+        weight = np.asarray(book.weight, float)
+        equity = np.asarray(book.cash, float) + quantity * (price_ - np.asarray(book.entry, float)[:, 0])
+        breach = thresholds(book, price_, rates, deductions)
+        sides = [np.flatnonzero(quantity > 0), np.flatnonzero(quantity < 0)]
+        places = max(1, *(len(rows) for rows in sides))
+        level = np.full((2, places), -np.inf)
+        zero_equity, fee_equity = level.copy(), level.copy()
+        amounts = np.zeros((2, places, 2))
+        for s, rows in enumerate(sides):
+            rows = rows[np.argsort(-breach[rows], kind="stable")]
+            n, sign, size = len(rows), 1.0 - 2.0 * s, np.abs(quantity[rows])
+            level[s, :n] = breach[rows]
+            amounts[s, :n, 0], amounts[s, :n, 1] = weight[rows] * size, weight[rows] * equity[rows]
+            leverage_free = sign - equity[rows] / (size * price_)  # e^x where equity is zero, times the side
+            with np.errstate(divide="ignore"):
+                zero_equity[s, :n] = sign * np.log(np.maximum(sign * leverage_free, 0.0))
+                fee_equity[s, :n] = sign * np.log(np.maximum(leverage_free / (sign - fee_), 0.0))
+        return cls(
+            price=to_real(price_),
+            level=jnp.asarray(level, dtype),
+            sums=PrefixSums.build(amounts, dtype),
+            in_deficit=Dominance.build(zero_equity, amounts, dtype),
+            below_fee=Dominance.build(fee_equity, amounts, dtype),
+            fee=to_real(fee_),
+        )
+
+    def init(self, dtype: Any) -> LadderState:
+        """Nobody is closed."""
+        none = jnp.zeros(2, jnp.int32)
+        return LadderState(none, none, jnp.zeros(2, dtype))
+
+    def _side_level(self, log_price: Float[Array, " 1"]) -> Float[Array, "2"]:
+        return jnp.concatenate([log_price, -log_price])
+
+    def standing(self, state: LadderState) -> Int[Array, "2"]:
+        """The orders given so far."""
+        return state.ordered
+
+    def needed(self, state: LadderState, log_mark: Float[Array, " 1"], level: Any) -> Bool[Array, ""]:
+        """Whether any order stands or is triggered by the mark: one look at the next threshold of each side."""
+        del level
+        places = self.level.shape[1]
+        following = self.level.reshape(-1)[jnp.arange(2) * places + jnp.minimum(state.sold, places - 1)]
+        waiting = (following > self._side_level(log_mark)) & (state.sold < places)
+        return jnp.any(waiting | (state.ordered > state.sold))
+
+    def breached(
+        self, state: LadderState, order: Int[Array, "2"], log_mark: Float[Array, " 1"], level: Any
+    ) -> Int[Array, "2"]:
+        """Groups whose threshold lies above the mark."""
+        del state, level
+        return jnp.maximum(order, count_above(self.level, self._side_level(log_mark)))
+
+    def volume(
+        self, state: LadderState, order: Int[Array, "2"], limits: Limits | None
+    ) -> tuple[Float[Array, " 1"], Int[Array, "2"]]:
+        """Net selling of the groups from `sold` to `order`, whole groups, as far as the limits let them."""
+        executed = order if limits is None else self._limited(state.sold, order, limits)
+        units = self.sums.between(state.sold, executed)[:, 0]
+        return units[:1] - units[1:], executed
+
+    def _limited(self, sold: Int[Array, "2"], order: Int[Array, "2"], limits: Limits) -> Int[Array, "2"]:
+        cap = jnp.concatenate([limits.sell_cap, limits.buy_cap])
+        room = jnp.concatenate([limits.sell_room, limits.buy_room])
+        places = self.level.shape[1]
+        within, passed = sold, sold
+        for bit in reversed(range(int(places).bit_length())):
+            ahead = jnp.minimum(within + 2**bit, places)
+            fits = self.sums.between(sold, ahead)[:, 0] <= cap
+            within = jnp.where(fits, ahead, within)
+            # `passed` closes in on the last place whose volume does not exceed the room.
+            ahead = jnp.minimum(passed + 2**bit, places)
+            fits = self.sums.between(sold, ahead)[:, 0] <= room
+            passed = jnp.where(fits, ahead, passed)
+        inclusive = jnp.minimum(passed + 1, places)  # the order that passes the room is the last to execute
+        executed = jnp.minimum(order, jnp.minimum(within, inclusive))
+        return jnp.where(limits.open, jnp.maximum(executed, sold), sold)
+
+    def settle(
+        self,
+        state: LadderState,
+        order: Int[Array, "2"],
+        executed: Int[Array, "2"],
+        log_fill: Float[Array, " 1"],
+        crash: Any,
+        dt: Any,
+    ) -> tuple[LadderState, Closing]:
+        """Closes the groups from `sold` to `executed` at one fill price; the fee comes out of what equity is left."""
+        del crash, dt
+        start = state.sold
+        fill = self._side_level(log_fill)
+        sums = self.sums.between(start, executed)
+        deficit, bankrupt = self._negative(self.in_deficit, start, executed, fill, 0.0)
+        short_of_fee, _ = self._negative(self.below_fee, start, executed, fill, self.fee)
+        notional = sums[:, 0] * self.price * jnp.exp(log_fill)
+        fee = self.fee * notional - short_of_fee + deficit
+        surplus = self._equity(sums, fill) + deficit - fee
+        closing = Closing(
+            deficit=jnp.sum(deficit),
+            fee=jnp.sum(fee),
+            surplus=jnp.sum(surplus),
+            deposit=jnp.zeros_like(deficit[0]),
+            notional=jnp.sum(notional),
+            opened=jnp.sum(sums[:, 0] * self.price),
+            bankrupt=bankrupt[:1] - bankrupt[1:],
+        )
+        return state._replace(sold=executed, ordered=jnp.maximum(order, executed)), closing
+
+    def _equity(self, sums: Float[Array, "2 2"], side_level: Float[Array, "2"]) -> Float[Array, "2"]:
+        sign = jnp.asarray([1.0, -1.0], side_level.dtype)
+        return sums[:, 1] + sign * sums[:, 0] * self.price * jnp.expm1(sign * side_level)
+
+    def _negative(
+        self, table: Dominance, start: Any, stop: Any, side_level: Float[Array, "2"], fee: Any
+    ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
+        """Sum of (fee notional - equity) over the groups where it is positive, and their units."""
+        sign = jnp.asarray([1.0, -1.0], side_level.dtype)
+        sums = table.above(start, stop, side_level)
+        owed = fee * sums[:, 0] * self.price * jnp.exp(sign * side_level) - self._equity(sums, side_level)
+        return jnp.maximum(owed, 0.0), sums[:, 0]
+
+    def _open(self, state: LadderState) -> tuple[Int[Array, "2"], Int[Array, "2"]]:
+        return state.sold, jnp.full_like(state.sold, self.level.shape[1])
+
+    def equity(self, state: LadderState, log_price: Float[Array, " 1"]) -> Float[Array, ""]:
+        """Open groups at a price, after haircuts."""
+        sums = self.sums.between(*self._open(state))
+        return jnp.sum(self._equity(sums, self._side_level(log_price)) - state.haircut)
+
+    def open_deficit(self, state: LadderState, log_price: Float[Array, " 1"]) -> tuple[Float[Array, ""], Any]:
+        """Negative equity of groups that are still open, and their signed units."""
+        deficit, units = self._negative(self.in_deficit, *self._open(state), self._side_level(log_price), 0.0)
+        return jnp.sum(deficit), units[:1] - units[1:]
+
+    def holdings(self, state: LadderState) -> Float[Array, " 1"]:
+        """Net open units."""
+        units = self.sums.between(*self._open(state))[:, 0]
+        return units[:1] - units[1:]
+
+    def gross(self) -> Float[Array, ""]:
+        """Gross initial notional of the book, USD."""
+        whole = self.sums.between(jnp.zeros(2, jnp.int32), jnp.full(2, self.level.shape[1], jnp.int32))
+        return jnp.sum(whole[:, 0] * self.price)
+
+    def profit(self, state: LadderState, log_price: Float[Array, " 1"]) -> Float[Array, "2 1"]:
+        """Gain since the start of each side's open groups, less what was already taken."""
+        units = self.sums.between(*self._open(state))[:, 0]
+        sign = jnp.asarray([1.0, -1.0], log_price.dtype)
+        gain = jnp.maximum(sign * units * self.price * jnp.expm1(log_price), 0.0)
+        return jnp.maximum(gain - state.haircut, 0.0)[:, None]
+
+    def deleverage(self, state: LadderState, amount: Float[Array, "2 1"], contracts: Any, log_price: Any) -> LadderState:
+        """Takes profit from the winners; their positions stay (see the class)."""
+        del contracts, log_price
+        return state._replace(haircut=state.haircut + amount[:, 0])

@@ -1,0 +1,110 @@
+"""The one scan over time and the one loop over chunks of paths.
+
+`vmap` and `jit` live here alone. A path is a pure function of (system, seed, path number), so results do not depend on how
+paths are cut into chunks.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from . import _streams
+from ._streams import Draws, Noise
+
+LANES = 64  # compiled batches are whole multiples of this, so that the last chunk runs the same program
+
+
+class AbstractSystem(eqx.Module):
+    """What an estimator sees: a path that starts, moves with given noise, and has an outcome. It knows no finance."""
+
+    steps: eqx.AbstractVar[int]
+    dtype: eqx.AbstractVar[Any]
+
+    @property
+    @abc.abstractmethod
+    def draws(self) -> Draws:
+        """Numbers of noise per step (structural)."""
+
+    @abc.abstractmethod
+    def init(self) -> PyTree:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def step(self, state: PyTree, noise: Noise) -> tuple[PyTree, PyTree]:
+        """One step; returns the new state and what it shows to an observer."""
+
+    @abc.abstractmethod
+    def outcome(self, state: PyTree) -> dict[str, Float[Array, ""]]:
+        """Named numbers of a finished path."""
+
+
+def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool = False) -> tuple[PyTree, PyTree]:
+    """Runs one path; `draw(step)` gives the noise. Returns the last state and, if recorded, what each step showed."""
+
+    def body(state: PyTree, step: Any) -> tuple[PyTree, PyTree]:
+        state, shown = system.step(state, draw(step))
+        return state, shown if record else None
+
+    return jax.lax.scan(body, system.init(), jnp.arange(system.steps, dtype=jnp.uint32))
+
+
+@eqx.filter_jit
+def _chunk(system: AbstractSystem, keys: Any, paths: Any, record: bool) -> tuple[PyTree, PyTree]:
+    def one(path: Any) -> tuple[PyTree, PyTree]:
+        def draw(step: Any) -> Noise:
+            return _streams.noise(keys, path, step, system.draws, system.dtype)
+
+        state, shown = rollout(system, draw, record)
+        return system.outcome(state), shown
+
+    return jax.vmap(one)(paths)
+
+
+def outcomes(
+    system: AbstractSystem, seed: int, paths: np.ndarray, *, lanes: int = LANES, record: bool = False
+) -> tuple[dict[str, np.ndarray], PyTree]:
+    """Outcomes of the paths with the given numbers, in one compiled batch; with `record`, the steps of each as well.
+
+    The batch is filled up to a multiple of `lanes`, so that batches of different size can share a program.
+    """
+    paths = np.asarray(paths)
+    if paths.size and (paths.min() < 0 or paths.max() >= _streams.MAX_PATHS):
+        raise ValueError(f"path numbers must lie in [0, 2^32), got {paths.min()} to {paths.max()}; use another seed")
+    if not 0 < system.steps < _streams.MAX_STEPS:
+        raise ValueError(f"steps = {system.steps}: expected 1 to 2^24 - 1")
+    filled = np.concatenate([paths, np.zeros(-paths.size % lanes, paths.dtype)])
+    keys = _streams.noise_keys(seed, "market")
+    result, shown = _chunk(system, keys, jnp.asarray(filled.astype(np.uint32)), record)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: paths.size], (result, shown))
+
+
+def simulate(
+    system: AbstractSystem,
+    *,
+    paths: int,
+    seed: int = 0,
+    chunk: int = 4096,
+    first: int = 0,
+    progress: Callable[[dict[str, np.ndarray]], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Outcomes of the paths `first` to `first + paths - 1`, each an array over paths.
+
+    `chunk` bounds memory and changes no number; `progress` sees the outcomes of every chunk as it is done.
+    """
+    if paths < 1 or chunk < 1:
+        raise ValueError(f"paths = {paths}, chunk = {chunk}: expected at least 1")
+    lanes = LANES * -(-min(chunk, paths) // LANES)
+    parts = []
+    for start in range(first, first + paths, chunk):
+        numbers = np.arange(start, min(start + chunk, first + paths), dtype=np.int64)
+        result, _ = outcomes(system, seed, numbers, lanes=lanes)
+        parts.append(result)
+        if progress is not None:
+            progress(result)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,220 @@
+"""TOML <-> typed tree. The types are the schema: keys are fields, `kind` picks a final class of an abstract one.
+
+A config may `include` one other file (relative to itself), whose tables it completes or overrides; `key=value` overrides on
+the command line go on top. Unknown keys, missing keys and wrong values are errors that name the dotted key.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cattrs
+import equinox as eqx
+import numpy as np
+import tomli_w
+from cattrs import AttributeValidationNote, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn, override
+
+from .._fields import SECONDS_PER_YEAR, problems
+
+
+class ConfigError(ValueError):
+    """Bad input of a config: one or several lines, each naming its dotted key or file."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A config file with its include merged in."""
+    table = _parse(path)
+    if "include" not in table:
+        return table
+    include = table.pop("include")
+    if not isinstance(include, str):
+        raise ConfigError(f"{path}: include = {include!r}: expected one file name")
+    base = _parse(path.parent / include, wanted_by=path)
+    if "include" in base:
+        raise ConfigError(f"{path.parent / include}: an included file may not include another one")
+    return merge(base, table)
+
+
+def _parse(path: Path, wanted_by: Path | None = None) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        by = f" (included by {wanted_by})" if wanted_by else ""
+        raise ConfigError(f"{path}: no such config file{by}{hint}")
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, table by table; a table with another `kind` replaces the whole table."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        out[key] = merge(old, value) if same_kind else value
+    return out
+
+
+def apply_override(table: dict[str, Any], text: str) -> None:
+    """Applies one `dotted.key=value`; the value is TOML, or text where TOML would need quotes."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"override {text!r}: expected key=value, for example run.paths=10000")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    *parents, last = key.strip().split(".")
+    for name in parents:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {text!r}: {name} is a value, not a table")
+        table = inner
+    if isinstance(parsed, dict) or last != "kind" or table.get("kind") == parsed:
+        table[last] = parsed
+    else:  # another kind has other keys
+        table.clear()
+        table["kind"] = parsed
+
+
+def _finals(kind: type) -> dict[str, type]:
+    found: dict[str, type] = {}
+    for sub in kind.__subclasses__():
+        found |= _finals(sub)
+        if not getattr(sub, "__abstractmethods__", None):
+            found[sub.__name__] = sub
+    return found
+
+
+def _is_abstract(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, eqx.Module) and kind.__name__.startswith("Abstract")
+
+
+def _is_final(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, eqx.Module) and not kind.__name__.startswith("Abstract")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def final(cls: type) -> Any:
+        fields = dataclasses.fields(cls)
+        hooks = {
+            field.name: override(struct_hook=lambda value, _, convert=field.metadata["converter"]: convert(value))
+            for field in fields
+            if field.metadata.get("converter") is not None
+        }
+        structure = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **hooks)
+
+        def hook(value: Any, _: Any) -> Any:
+            if isinstance(value, str):
+                value = {"kind": value}
+            if not isinstance(value, dict):
+                raise ValueError(f"expected a table of {', '.join(f.name for f in fields)}, got {value!r}")
+            value = dict(value)
+            kind = value.pop("kind", cls.__name__)
+            if kind != cls.__name__:
+                raise ValueError(f"kind = {kind!r}: expected {cls.__name__!r}")
+            return structure(value, cls)
+
+        return hook
+
+    def abstract(cls: type) -> Any:
+        def hook(value: Any, _: Any) -> Any:
+            finals = _finals(cls)
+            kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
+            if kind is None:
+                raise ValueError(f"expected a table with a kind, one of {', '.join(finals)}; got {value!r}")
+            if kind not in finals:
+                raise ValueError(f"kind = {kind!r}{_nearest(str(kind), list(finals))}")
+            return converter.structure(value, finals[kind])
+
+        return hook
+
+    def whole(cls: type) -> Any:
+        def unstructure(value: Any) -> dict[str, Any]:
+            table = {"kind": cls.__name__}
+            for field in dataclasses.fields(cls):
+                item = getattr(value, field.name)
+                if item is not None:
+                    table[field.name] = _plain(item, field.metadata, converter)
+            return table
+
+        return unstructure
+
+    converter.register_structure_hook_factory(_is_final, final)
+    converter.register_structure_hook_factory(_is_abstract, abstract)
+    converter.register_unstructure_hook_factory(lambda t: _is_final(t) or _is_abstract(t), whole)
+    return converter
+
+
+def _plain(item: Any, metadata: Any, converter: cattrs.Converter) -> Any:
+    """TOML's own types for a field's value; times keep a unit."""
+    if isinstance(item, tuple | list):
+        return [_plain(inner, {}, converter) for inner in item]
+    if isinstance(item, eqx.Module):
+        return converter.unstructure(item, type(item))
+    if metadata.get("unit") == "year" and "bounds" in metadata and np.ndim(item) == 0:
+        return f"{float(item) * SECONDS_PER_YEAR:.12g} s"  # rounds back to the seconds that were written
+    if hasattr(item, "tolist"):
+        return item.tolist()
+    return item
+
+
+CONVERTER = _converter()
+
+
+def structure(table: dict[str, Any], cls: type) -> Any:
+    """Builds a typed tree from TOML tables.
+
+    **Raises:** `ConfigError` with one line per complaint, each starting with its dotted key.
+    """
+    try:
+        tree = CONVERTER.structure(table, cls)
+    except Exception as error:  # cattrs groups what it finds
+        raise ConfigError("\n".join(_lines(error, ""))) from None
+    wrong = list(problems(tree))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return tree
+
+
+def _lines(error: BaseException, key: str) -> Iterator[str]:
+    """Complaints of an exception group of cattrs, by dotted key."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        known = [field.name for field in dataclasses.fields(error.cl)]
+        for name in sorted(error.extra_fields):
+            yield f"{_join(key, name)}: unknown key{_nearest(name, known)}"
+    elif isinstance(error, cattrs.BaseValidationError):
+        for inner in error.exceptions:
+            note = next((n for n in getattr(inner, "__notes__", []) if isinstance(n, AttributeValidationNote)), None)
+            item = next((n for n in getattr(inner, "__notes__", []) if isinstance(n, IterableValidationNote)), None)
+            name = note.name if note is not None else ""
+            where = _join(key, name) if item is None else f"{key}[{item.index}]"
+            yield from _lines(inner, where)
+    elif isinstance(error, KeyError):
+        yield f"{_join(key, str(error.args[0])) if not key.endswith(str(error.args[0])) else key}: missing; give it a value"
+    else:
+        yield f"{key}: {error}" if key else str(error)
+
+
+def _join(*keys: str) -> str:
+    return ".".join(key for key in keys if key)
+
+
+def dump(tree: Any) -> str:
+    """The tree as TOML that `structure` reads back to the same values."""
+    return tomli_w.dumps(CONVERTER.unstructure(tree))
