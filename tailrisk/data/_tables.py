@@ -1,0 +1,113 @@
+"""Columns of CSV, gzipped CSV and Parquet files, with errors that name the file and the row."""
+
+import csv
+import datetime
+import difflib
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_table(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+    """The wanted columns of a table, and the row number of each line in the file."""
+    if not path.is_file():
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], 1
+        )
+        raise ValueError(
+            f"{path}: no such file{f'; did you mean {path.parent / near[0]}?' if near else ', check the path'}"
+        )
+    try:
+        if path.suffix == ".parquet":
+            return _read_parquet(path, wanted)
+        with (
+            gzip.open(path, "rt", encoding="utf-8", newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8", newline="") as file
+        ):
+            return _read_csv(path, csv.reader(file), wanted)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as a table: {error}; expected .csv, .csv.gz or .parquet") from None
+
+
+def _read_csv(path: Path, reader: Iterator[list[str]], wanted: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+    header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
+    _check_columns(path, header, wanted)
+    places = [header.index(name) for name in wanted]
+    columns: list[list[str]] = [[] for _ in wanted]
+    rows = []
+    for row, line in enumerate(reader, start=2):
+        if not line:
+            continue
+        if len(line) != len(header):
+            raise ValueError(
+                f"{path} row {row}: {len(line)} values, expected {len(header)} as in the header; mend the row"
+            )
+        rows.append(row)
+        for column, place in zip(columns, places, strict=True):
+            column.append(line[place])
+    if not rows:
+        raise ValueError(f"{path}: the table has no rows, expected at least 2")
+    return dict(zip(wanted, columns, strict=True)), np.array(rows)
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(
+            f"{path}: reading Parquet needs pyarrow; install tailrisk-jax[data], or give a .csv file"
+        ) from None
+    try:
+        _check_columns(path, pyarrow.parquet.read_schema(path).names, wanted)
+        table = pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(wanted)))
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not a valid Parquet file: {error}") from None
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: the table has no rows, expected at least 2")
+    return {name: table[name].to_numpy() for name in wanted}, np.arange(1, table.num_rows + 1)
+
+
+def _check_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in header:
+            raise ValueError(f"{path}: no column {name!r}{hint(name, list(header))}")
+
+
+def numbers(raw: Any, rows: np.ndarray, path: str, name: str, remedy: str = "remove or mend the row") -> np.ndarray:
+    try:
+        return np.asarray(raw).astype(np.float64)
+    except (ValueError, TypeError):
+        for value, row in zip(raw, rows, strict=True):
+            try:
+                float(value)
+            except (ValueError, TypeError):
+                raise ValueError(f"{path} row {row}: {name} = {value!r}, expected a number; {remedy}") from None
+        raise
+
+
+def seconds(text: str, where: str) -> float:
+    try:
+        moment = datetime.datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(
+            f"{where}: {text!r} is no ISO time, expected for example 2020-03-12 or 2020-03-12T00:10:00"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def date(seconds: Any) -> str:
+    return datetime.datetime.fromtimestamp(float(seconds), datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else f"; the file has {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+    )
