@@ -51,8 +51,8 @@ class MertonJumps(AbstractJumps):
     """
 
     rate: Real = real(unit="1/year", least=0.0)
-    mean: Real = real(0.0, unit="1")
     deviation: Real = real(unit="1", least=0.0)
+    mean: Real = real(0.0, unit="1")
     most: int = count(4, least=1, most=64)  # jumps in one step
 
     @property
