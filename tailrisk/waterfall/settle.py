@@ -102,7 +102,7 @@ class Waterfall(eqx.Module):
         """Pays the deficit of a step.
 
         profit: positive profit of winning longs (row 0) and shorts (row 1), USD. price: mark, USD/unit. wealth: equity
-        of all users, the most that can be socialized, USD; without it there is no such limit.
+        of all users before they pay anything, the most that can be taken of them, USD; without it there is no limit.
         """
         zero = jnp.zeros_like(closing.deficit)
         kept = self.keep * closing.surplus
@@ -122,7 +122,7 @@ class Waterfall(eqx.Module):
             adl, contracts, unpaid = _deleverage(unpaid, closing, profit, price)
         socialized = zero
         if self.deleverage in ("adl_then_socialize", "socialize"):
-            socialized = unpaid if wealth is None else covered(unpaid, positive(wealth))
+            socialized = unpaid if wealth is None else covered(unpaid, positive(wealth - jnp.sum(adl)))
         payment = Payment(
             fund=by_fund,
             backstop=by_backstop,
