@@ -1,10 +1,10 @@
 """Estimates from plain Monte Carlo paths, with intervals that hold for heavy-tailed losses with an atom at zero.
 
 Everything is float64 on the host. A sample that is too small for its interval gets a `nan` interval and a note that
-says why, so that a table never shows a number that only looks fine. How far the intervals can be trusted was measured.
-With 95 % asked, for exponential, lognormal (deviation 1 and 1.5) and Lomax (index 4 and 2.5) losses in 0.5 to 100 %
-of paths and with 20 to 400 paths beyond the quantile, the mean was covered in 0.92 to 0.97 of runs (the plain normal interval:
-0.86 to 0.96) and the expected shortfall in 0.93 to 0.99 (plain: 0.76 to 0.96).
+says why, so that a table never shows a number that only looks fine. How far the intervals can be trusted was
+measured. With 95 % asked, for exponential, lognormal (deviation 1 and 1.5) and Lomax (index 4 and 2.5) losses in 0.5
+to 100 % of paths and with 20 to 400 paths beyond the quantile, the mean was covered in 0.92 to 0.97 of runs (the
+plain normal interval: 0.86 to 0.96) and the expected shortfall in 0.93 to 0.99 (plain: 0.76 to 0.96).
 """
 
 from typing import NamedTuple
@@ -173,8 +173,8 @@ def quantile(x: ArrayLike, level: float, confidence: float = 0.95) -> Estimate:
 
     The number of values beyond the true quantile is Binomial(n, 1 - level), whatever the law, so two order statistics
     bracket it with at least the probability asked. An atom only makes the interval safer; where P(x > 0) < 1 - level,
-    the value and the lower end are 0. The standard error is that of the exact bootstrap (weights of a Beta law on the order
-    statistics).
+    the value and the lower end are 0. The standard error is that of the exact bootstrap (weights of a Beta law on the
+    order statistics).
 
     **Source:** Wilks (1948) for the interval; Maritz and Jarrett (1978) for the standard error.
     """
@@ -218,8 +218,8 @@ def expected_shortfall(x: ArrayLike, level: float, confidence: float = 0.95) -> 
     """Expected shortfall: v + E[(x - v)+]/(1 - level) with v the value-at-risk, the mean of the worst share 1 - level.
 
     The derivative in v is zero at the minimum, so (x - v)+/(1 - level) is the influence function. The interval spans
-    both the skewness-corrected interval of its mean and the one of ten sections (t law with nine degrees of freedom around
-    the estimate of all paths). With P(x > 0) < 1 - level, v = 0 and the value is E[x]/(1 - level).
+    both the skewness-corrected interval of its mean and the one of ten sections (t law with nine degrees of freedom
+    around the estimate of all paths). With P(x > 0) < 1 - level, v = 0 and the value is E[x]/(1 - level).
 
     **Source:** Rockafellar and Uryasev (2000) for the formula; Asmussen and Glynn (2007, III.5) for sectioning.
     """
