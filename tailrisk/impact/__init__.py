@@ -1,0 +1,10 @@
+from .base import AbstractImpact as AbstractImpact
+from .base import ImpactState as ImpactState
+from .constant_product import ConstantProduct as ConstantProduct
+from .depth import AbstractDepth as AbstractDepth
+from .depth import ConstantDepth as ConstantDepth
+from .depth import EvaporatingDepth as EvaporatingDepth
+from .linear import Linear as Linear
+from .power import Power as Power
+from .square_root import SquareRoot as SquareRoot
+from .transient import Transient as Transient
