@@ -1,0 +1,12 @@
+"""Figures and the table of a run: arrays in, files out."""
+
+from .distributions import draw_cascade_sizes as draw_cascade_sizes
+from .distributions import draw_exceedance as draw_exceedance
+from .liquidations import draw_liquidation_map as draw_liquidation_map
+from .payers import draw_who_pays as draw_who_pays
+from .prices import draw_bad_path as draw_bad_path
+from .prices import draw_fan as draw_fan
+from .run import Drawn as Drawn
+from .run import draw_all as draw_all
+from .style import MissingData as MissingData
+from .table import format_table as format_table
