@@ -54,19 +54,20 @@ def sell(law, state, volume):
 
 
 @pytest.mark.parametrize("name", LAWS)
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("volume", [90.0, -90.0, 3.0])
-def test_clips_cost_what_one_sale_costs(name, start, volume):
+def test_clips_cost_what_one_sale_costs(name):
     """R02 (a), to 1e-6 relative as the row asks; the Power rule is the only one with an error above rounding."""
-    law = LAWS[name]()
-    state = at(law, start)
-    whole, after = sell(law, state, volume)
-    clips, money, running = 40, 0.0, state
-    for _ in range(clips):
-        part, running = sell(law, running, volume / clips)
-        money += part
-    assert money == pytest.approx(whole, rel=1e-8 if name.startswith("power") else 1e-12)
-    assert number(law.offset(running)) == pytest.approx(number(law.offset(after)), rel=1e-12)
+    law, clips = LAWS[name](), 40
+    start, volume = (jnp.ravel(a) for a in jnp.meshgrid(asset(*STARTS), asset(90.0, -90.0, 3.0)))
+    state = law.push(law.init(start.size, jnp.float64), start)
+
+    def clip(state, _):
+        money = volume / clips * jnp.exp(law.fill(state, volume / clips) - law.offset(state))
+        return law.push(state, volume / clips), money
+
+    running, money = jax.lax.scan(clip, state, None, length=clips)
+    whole = volume * jnp.exp(law.fill(state, volume) - law.offset(state))
+    np.testing.assert_allclose(jnp.sum(money, axis=0), whole, rtol=1e-8 if name.startswith("power") else 1e-12)
+    np.testing.assert_allclose(law.offset(running), law.offset(law.push(state, volume)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["square root", "square root, wide core", "power 0.6", "power 0.4, wide core"])
@@ -75,12 +76,16 @@ def test_fill_is_the_average_along_the_path(name, start, volume):
     """Against adaptive quadrature of the price over the volume."""
     law = LAWS[name]()
     w, u = start / 200.0, volume / 200.0
+    scale, core = float(law.prefactor * law.volatility), float(law.core)
+    exponent = float(law.exponent) if isinstance(law, Power) else 0.5
+
+    def curve(net):
+        return np.sign(net) * scale * ((abs(net) + core) ** exponent - core**exponent)
 
     def price(root, side, base):
-        offset = number(law.curve(asset(side * root * root))) - base
-        return 2.0 * root * np.exp(-offset)
+        return 2.0 * root * np.exp(base - curve(side * root * root))
 
-    total, base = 0.0, number(law.curve(asset(w)))
+    total, base = 0.0, curve(w)
     for side in (-1.0, 1.0):  # the part of the path on each side of zero, in the root of |w|
         ends = sorted(np.sqrt(max(side * v, 0.0)) for v in (w, w + u))
         middle = np.clip([1e-3, 1e-2], *ends)
@@ -124,15 +129,15 @@ DECAYING = {
 
 
 @pytest.mark.parametrize("name", DECAYING)
-@pytest.mark.parametrize("volume", [0.1, 5.0, 150.0])
-def test_no_round_trip_pays(name, volume):
-    """R02 (c): sell, wait, buy back (and the reverse) never makes money, whatever the gap."""
-    law = DECAYING[name]
-    for side in (1.0, -1.0):
-        for gap in (0.01, 1.0, 10.0, 1000.0):
-            money, state = sell(law, law.init(1, jnp.float64), side * volume)
-            back, _ = sell(law, law.relax(state, calm(), jnp.array(gap * MINUTE)), -side * volume)
-            assert money + back <= 1e-12 * volume
+def test_no_round_trip_pays(name):
+    """R02 (c): sell, wait, buy back (and the reverse) never makes money, whatever the size and the gap."""
+    law, volume = DECAYING[name], asset(0.1, 5.0, 150.0, -0.1, -5.0, -150.0)
+    fresh = law.init(volume.size, jnp.float64)
+    money = volume * jnp.exp(law.fill(fresh, volume))
+    for gap in (0.01, 1.0, 10.0, 1000.0):
+        state = law.relax(law.push(fresh, volume), calm(assets=volume.size), jnp.array(gap * MINUTE))
+        back = -volume * jnp.exp(law.fill(state, -volume) - law.offset(state))
+        assert (money + back <= 1e-12 * jnp.abs(volume)).all()
 
 
 @pytest.mark.parametrize("name", ["linear", "transient"])
@@ -157,31 +162,30 @@ def test_pool_cost_of_moving_the_price(factor, cost):
 
 
 @pytest.mark.parametrize("name", LAWS)
-@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_slope_of_the_fill_at_zero(name, start, dtype):
+def test_slope_of_the_fill_at_zero(name, dtype):
     """R02 (e): finite, and minus half the slope of the offset."""
     law = cast(LAWS[name](), dtype)
-    state, zero = at(law, start, dtype), jnp.zeros(1, dtype)
-    slope = jax.grad(lambda v: law.offset(law.push(state, v))[0])(zero)
-    assert 0.0 < number(slope) < np.inf
-    fill = jax.grad(lambda v: law.fill(state, v)[0])(zero)
-    assert number(fill) == pytest.approx(-0.5 * number(slope), rel=1e-5 if dtype == jnp.float32 else 1e-10)
-    assert number(law.fill(state, zero)) == 0.0
+    zero = jnp.zeros(len(STARTS), dtype)
+    state = law.push(law.init(len(STARTS), dtype), jnp.array(STARTS, dtype))
+    slope = jax.jit(jax.grad(lambda v: jnp.sum(law.offset(law.push(state, v)))))(zero)
+    assert (slope > 0.0).all()
+    fill = jax.jit(jax.grad(lambda v: jnp.sum(law.fill(state, v))))(zero)
+    np.testing.assert_allclose(fill, -0.5 * slope, rtol=1e-5 if dtype == jnp.float32 else 1e-10)
+    assert (law.fill(state, zero) == 0.0).all()
 
 
 @pytest.mark.parametrize("name", LAWS)
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("change", [1e-6, 0.02, 0.3])
-def test_room_undoes_push(name, start, change):
+def test_room_undoes_push(name):
     law = LAWS[name]()
-    state = at(law, start)
+    start, change = (jnp.ravel(a) for a in jnp.meshgrid(asset(*STARTS), asset(1e-6, 0.02, 0.3)))
+    state = law.push(law.init(start.size, jnp.float64), start)
     for call, side in ((law.room, 1.0), (law.room_up, -1.0)):
-        volume = call(state, asset(change))
-        assert number(volume) > 0.0
+        volume = call(state, change)
+        assert (volume > 0.0).all()
         moved = law.offset(law.push(state, side * volume)) - law.offset(state)
-        assert number(moved) == pytest.approx(side * change, rel=1e-8, abs=1e-14)
-        assert number(call(state, asset(0.0))) == pytest.approx(0.0, abs=1e-12)
+        np.testing.assert_allclose(moved, side * change, rtol=1e-8, atol=1e-14)
+        np.testing.assert_allclose(call(state, jnp.zeros_like(start)), 0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -340,14 +344,14 @@ def test_cheapest_schedule_approaches_obizhaeva_wang():
     law = Transient(ConstantDepth(volume=1e12), weights=[1.0], memories=np.array([1.0 / resilience]))
     limit = obizhaeva_wang_schedule(quantity, resilience, 1.0)
     errors = []
-    for trades in (21, 41):
+    for trades in (11, 21):
         best = _cheapest(law, quantity, trades)
         kept = np.exp(-resilience / (trades - 1))
         block = quantity / ((trades - 2) * (1.0 - kept) + 2.0)
         np.testing.assert_allclose(np.asarray(best)[1:-1], block * (1.0 - kept), rtol=1e-4)
         np.testing.assert_allclose(np.asarray(best)[[0, -1]], block, rtol=1e-4)
         errors.append(abs(float(best[0]) - limit.block))
-    assert errors[1] < 0.03 * limit.block
+    assert errors[1] < 0.06 * limit.block
     assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.1)
 
 
