@@ -73,6 +73,8 @@ class Closing(NamedTuple):
     notional: Float[Array, ""]
     opened: Float[Array, ""]
     bankrupt: Float[Array, " assets"]  # signed like the closed position: + longs in deficit, - shorts in deficit
+    taken: Float[Array, " assets"] | None = None  # signed units a backstop took over; None: no backstop in the rules
+    taken_money: Float[Array, ""] | None = None  # with them: their equity at prices p is taken_money + taken (p - p0)
 
 
 class AbstractPositions(eqx.Module):
