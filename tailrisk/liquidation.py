@@ -78,16 +78,16 @@ class Slice(AbstractLiquidation):
 
     s = clip((g M - E) / (g M - phi N), 0, 1), and s = 1 where selling cannot cure (g M <= phi N). With a requirement
     that is linear in notional the ratio E/M after the trade is exactly g; with rising tiers it is above g. `cost` is
-    what a trade is expected to cost per unit of notional: the fee and the slippage.
+    what a trade is expected to cost per unit of notional, fee and slippage: close to g M / N every slice is the whole.
 
     **Source:** Chitra, "Autodeleveraging: Impossibilities and Optimization", arXiv 2512.01112, closing amount.
     **Left out:** the execution price is anticipated through `cost` only; all legs of a cross group are cut by the same
     share, where venues often cut the leg with the largest requirement first.
     """
 
-    fee: Real = real(0.005, unit="1 of traded notional", least=0.0, below=1.0)
+    fee: Real = real(0.001, unit="1 of traded notional", least=0.0, below=1.0)
     target: Real = real(1.25, unit="1", least=1.0)  # g
-    cost: Real = real(0.005, unit="1 of traded notional", least=0.0, below=1.0)  # phi
+    cost: Real = real(0.001, unit="1 of traded notional", least=0.0, below=1.0)  # phi
     partial: ClassVar[bool] = True
     timed: ClassVar[bool] = False
     backstopped: ClassVar[bool] = False

@@ -597,6 +597,23 @@ def test_moving_margins_multiply_the_requirement():
         assert bool(positions.needed(state, at_start, scale * level(positions))) == wanted
 
 
+def test_only_breaches_and_orders_need_a_step():
+    """Unless something runs on a clock, a path is left alone until a group is in breach or an order stands."""
+    of = book([[10.0], [-1.0]], [60.0, 50.0])
+    positions, low = groups(of, margin=Flat(0.05, 0.1)), jnp.log(jnp.asarray([0.97]))
+    state, ones = positions.init(jnp.float64), level(positions)
+    assert positions.sparse
+    assert not bool(positions.needed(state, 0.0 * low, ones))
+    assert bool(positions.needed(state, low, ones))
+    state, _, _ = trade(positions, state, 0.97, limits=limits_of(positions, is_open=False))
+    assert bool(positions.needed(state, 0.0 * low, ones))
+    state, _, _ = trade(positions, state, 1.0)
+    assert not bool(positions.needed(state, 0.0 * low, ones))
+    for timed in (groups(of, Schedule()), groups(of, call=Call())):
+        assert not timed.sparse
+        assert bool(timed.needed(timed.init(jnp.float64), 0.0 * low, ones))
+
+
 # --- deleveraging -----------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ is counted relative to the initial prices p0: the equity of a group at prices p 
 p0[a])`, and selling d units at the fill f adds `d (f - p0)` to its money. Price differences come from `expm1` of logs.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +79,6 @@ class MarginGroups(AbstractPositions):
     margin: AbstractMargin
     liquidation: AbstractLiquidation
     call: Call | None
-    sparse: ClassVar[bool] = False
 
     @classmethod
     def build(
@@ -112,7 +111,7 @@ class MarginGroups(AbstractPositions):
             value = np.asarray(value)
             return np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, fill)], constant_values=by)
 
-        return cls(
+        return cls(  # pyright: ignore[reportCallIssue]  (`sparse` is a property here)
             price=to_real(spot),
             quantity=filled(quantity.T),
             start=filled(start),
@@ -124,6 +123,11 @@ class MarginGroups(AbstractPositions):
             liquidation=liquidation,
             call=call,
         )
+
+    @property
+    def sparse(self) -> bool:
+        """Unless clocks or calls must run, a step without a breach changes nothing."""
+        return self.call is None and not self.liquidation.timed
 
     def init(self, dtype: Any) -> GroupsState:
         """The book as it was built."""
@@ -167,7 +171,7 @@ class MarginGroups(AbstractPositions):
 
     def needed(self, state: GroupsState, log_mark: Any, level: Any) -> Bool[Array, ""]:
         """Whether a group is in breach or an order stands; always where clocks or calls must run."""
-        if self.call is not None or self.liquidation.timed:
+        if not self.sparse:
             return jnp.asarray(True)
         required, _ = self._required(state, log_mark, level, self.margin.maintenance)
         return jnp.any((self._equities(state, log_mark) < required) | self._any_leg(state.queue))
