@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -19,8 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-Real = Float[Array, "..."]
-"""A traced number (or array of numbers) of a component; its unit is in the field's metadata."""
+if TYPE_CHECKING:
+    Real = Any  # what may be written; the converter makes an array of it
+else:
+    Real = Float[Array, "..."]
+    """A traced number (or array of numbers) of a component; its unit is in the field's metadata."""
 
 SECONDS_PER_YEAR = 365.0 * 86400.0
 _UNITS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}

@@ -1,9 +1,9 @@
-"""Work that few paths need at a time: done for those paths alone, with the same result as if all had done it.
+"""Work that few paths need at a time, done for those paths alone.
 
 In a step most paths have nobody to liquidate. `rare(needed, update, constants, state)` is
-`update(constants, state) if needed else state` for one path. Under `vmap` the paths that need the update are packed into a
-batch an eighth of the size; when more than that need it, all lanes are updated and the others keep their state. Which of the
-two runs never changes a number.
+`update(constants, state) if needed else state` for one path. Under `vmap` the paths that need the update are packed into
+small batches, one after the other until all are done; the program of a batch is the same however many there are, so a path
+does not depend on its neighbors.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-_SHARE = 8
-_LEAST_LANES = 32
+_SHARE = 8  # a batch is an eighth of the lanes: about what a step of a quiet market needs
+_LEAST = 32
 
 
 def rare(
@@ -23,7 +23,10 @@ def rare(
     constants: PyTree,
     state: PyTree,
 ) -> PyTree:
-    """Applies `update` to the state where it is needed; `update` must keep the structure, shapes and dtypes of the state."""
+    """Applies `update` to the state where it is needed; `update` must keep the structure, shapes and dtypes of the state.
+
+    Differentiable in forward mode only.
+    """
 
     @jax.custom_batching.custom_vmap
     def call(needed: Any, constants: Any, state: Any) -> Any:
@@ -32,8 +35,7 @@ def rare(
     @call.def_vmap
     def batched(lanes: int, mapped: Any, needed: Any, constants: Any, state: Any) -> Any:
         needed_mapped, constants_mapped, state_mapped = mapped
-        if not needed_mapped:
-            needed = jnp.broadcast_to(needed, (lanes,))
+        needed = needed if needed_mapped else jnp.broadcast_to(needed, (lanes,))
         state = jax.tree.map(
             lambda is_mapped, leaf: leaf if is_mapped else jnp.broadcast_to(leaf, (lanes, *leaf.shape)),
             state_mapped,
@@ -41,25 +43,24 @@ def rare(
         )
         axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, constants_mapped)
         everyone = jax.vmap(update, in_axes=(axes, 0))
+        size = min(lanes, max(_LEAST, lanes // _SHARE))
+        # Lanes that need the update, in order; what fills up the last batch points past the end and is dropped.
+        waiting = jnp.nonzero(needed, size=lanes + size, fill_value=lanes)[0].astype(jnp.int32)
+        count = jnp.sum(needed, dtype=jnp.int32)
 
-        def all_lanes() -> Any:
-            new = everyone(constants, state)
-            return jax.tree.map(lambda n, o: jnp.where(needed.reshape((lanes,) + (1,) * (n.ndim - 1)), n, o), new, state)
+        def batch(carry: Any) -> Any:
+            done, state = carry
+            lane = jax.lax.dynamic_slice(waiting, (done,), (size,))
 
-        packed = lanes // _SHARE
-        if packed < _LEAST_LANES:
-            out = all_lanes()
-        else:
+            def take(leaf: Any) -> Any:
+                return jnp.take(leaf, lane, axis=0, mode="clip")
 
-            def packed_lanes() -> Any:
-                lane = jnp.nonzero(needed, size=packed, fill_value=lanes)[0].astype(jnp.int32)
-                take = lambda leaf: jnp.take(leaf, lane, axis=0, mode="clip")  # noqa: E731
-                few = jax.tree.map(lambda is_mapped, leaf: take(leaf) if is_mapped else leaf, constants_mapped, constants)
-                new = everyone(few, jax.tree.map(take, state))
-                return jax.tree.map(lambda o, n: o.at[lane].set(n, mode="drop", unique_indices=True), state, new)
+            few = jax.tree.map(lambda is_mapped, leaf: take(leaf) if is_mapped else leaf, constants_mapped, constants)
+            new = everyone(few, jax.tree.map(take, state))
+            state = jax.tree.map(lambda old, part: old.at[lane].set(part, mode="drop"), state, new)
+            return done + size, state
 
-            few_enough = jnp.sum(needed, dtype=jnp.int32) <= packed
-            out = jax.lax.cond(few_enough, packed_lanes, all_lanes)
+        out = jax.lax.while_loop(lambda carry: carry[0] < count, batch, (jnp.zeros((), jnp.int32), state))[1]
         return out, jax.tree.map(lambda _: True, state)
 
     return call(needed, constants, state)

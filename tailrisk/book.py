@@ -76,13 +76,13 @@ class LeverageMixture(AbstractBook):
     leverage if that is still too near.
     """
 
-    accounts: int = count(20_000, least=1)
     notional: Real = real(unit="USD", above=0.0)  # gross, longs and shorts
+    accounts: int = count(20_000, least=1)
     leverages: Real = real([3.0, 5.0, 10.0, 20.0, 50.0], unit="1", above=0.0)
     weights: Real = real([0.30, 0.30, 0.25, 0.10, 0.05], unit="1", least=0.0)  # shares of notional
     spread: Real = real(0.15, unit="1", least=0.0)  # deviation of log leverage around each
     long_share: Real = real(0.6, unit="1", least=0.0, most=1.0)
-    sizes: AbstractSizes = ParetoSizes()
+    sizes: AbstractSizes = eqx.field(default_factory=ParetoSizes)
     entry_deviation: Real = real(0.02, unit="1", least=0.0)  # of log(entry / spot)
     gap: Real = real(0.002, unit="1", above=0.0, below=0.5)  # least distance from liquidation, share of price
     reserve: Real = real(0.0, unit="1", least=0.0)  # further cash for calls, multiple of the collateral
@@ -160,15 +160,15 @@ class CrossMixture(AbstractBook):
     below the initial margin; a cross account pools it, an isolated one splits it by notional.
     """
 
-    accounts: int = count(1_000, least=1)
     notional: Real = real(unit="USD", above=0.0)  # gross per asset, (assets,)
+    accounts: int = count(1_000, least=1)
     leverages: Real = real([3.0, 5.0, 10.0, 20.0], unit="1", above=0.0)
     weights: Real = real([0.35, 0.35, 0.2, 0.1], unit="1", least=0.0)
     cross_share: Real = real(0.5, unit="1", least=0.0, most=1.0)  # of accounts
     participation: Real = real(0.7, unit="1", above=0.0, most=1.0)
     long_share: Real = real(0.6, unit="1", least=0.0, most=1.0)
     crowding: Real = real(0.5, unit="1", least=0.0, most=1.0)
-    sizes: AbstractSizes = LognormalSizes()
+    sizes: AbstractSizes = eqx.field(default_factory=LognormalSizes)
     reserve: Real = real(0.0, unit="1", least=0.0)
     seed: int = count(0)
 

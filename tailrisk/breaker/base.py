@@ -24,7 +24,7 @@ class Gate(NamedTuple):
     """
 
     open: Bool[Array, " assets"]  # forced orders may execute
-    cap: Float[Array, " assets"]  # most forced volume of the step, units gross
+    cap: Float[Array, " assets"]  # most forced volume of the step on each side, units
     floor: Float[Array, " assets"]  # log price; selling trips here
     ceiling: Float[Array, " assets"]  # log price; buying trips here
     band_floor: Float[Array, " assets"]  # log price; selling stops here
@@ -62,7 +62,7 @@ class AbstractBreaker(eqx.Module):
         """Ends the step: clocks, references, trips by news or by forced orders.
 
         `log_price_before` is the price that `gate` has seen, `log_price_after` the price after forced flow, `volume`
-        the forced volume executed, units gross.
+        the size of the net forced volume executed, units.
         """
 
     @abc.abstractmethod

@@ -6,6 +6,7 @@ Tables are built once on the host in float64 and cast to the precision of the ru
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -16,13 +17,14 @@ def count_above(table: Float[Array, "sides places"], value: Float[Array, " sides
     sides, places = table.shape
     flat = table.reshape(-1)
     start = jnp.arange(sides, dtype=jnp.int32) * places
-    found = jnp.zeros(sides, jnp.int32)
-    for bit in reversed(range(int(places).bit_length())):
-        ahead = found + 2**bit
-        inside = ahead <= places
+    bits = int(places).bit_length()
+
+    def halve(i: Any, found: Int[Array, " sides"]) -> Int[Array, " sides"]:
+        ahead = found + (jnp.int32(1) << (bits - 1 - i))
         above = flat[start + jnp.minimum(ahead, places) - 1] > value
-        found = jnp.where(inside & above, ahead, found)
-    return found
+        return jnp.where((ahead <= places) & above, ahead, found)
+
+    return jax.lax.fori_loop(0, bits, halve, jnp.zeros(sides, jnp.int32))
 
 
 class PrefixSums(eqx.Module):
@@ -43,12 +45,19 @@ class PrefixSums(eqx.Module):
         low = (sums - high.astype(np.float64)).astype(dtype)
         return cls(jnp.asarray(np.stack([high, low], axis=-1).reshape(sides, sums.shape[1], 2 * columns)))
 
-    def between(self, start: Int[Array, " sides"], stop: Int[Array, " sides"]) -> Float[Array, "sides columns"]:
-        """Sums of the entries start <= i < stop of each row."""
+    @property
+    def columns(self) -> int:
+        """Number of amounts."""
+        return self.table.shape[-1] // 2
+
+    def between(
+        self, start: Int[Array, " rows"], stop: Int[Array, " rows"], row: Int[Array, " rows"] | None = None
+    ) -> Float[Array, "rows columns"]:
+        """Sums of the entries start <= i < stop of the given rows, or of each row."""
         sides, places, _ = self.table.shape
         flat = self.table.reshape(sides * places, -1)
-        row = jnp.arange(sides, dtype=jnp.int32) * places
-        gap = (flat[row + stop] - flat[row + start]).reshape(sides, -1, 2)
+        first = (jnp.arange(sides, dtype=jnp.int32) if row is None else row) * places
+        gap = (flat[first + stop] - flat[first + start]).reshape(start.shape[0], -1, 2)
         return gap[..., 0] + gap[..., 1]
 
 
@@ -61,9 +70,9 @@ class Dominance(eqx.Module):
     """
 
     levels: Float[Array, "sides places"]  # descending
-    zeros_before: Int[Array, "bits sides places_plus_1"]
-    zeros: Int[Array, "bits sides"]
-    sums: tuple[PrefixSums, ...]  # per bit, in the order after that bit's partition
+    zeros_before: Int[Array, "bits_sides places_plus_1"]  # one row per bit and side
+    zeros: Int[Array, " bits_sides"]
+    sums: PrefixSums  # rows as above, in the order after the bit's partition
 
     @classmethod
     def build(cls, level: np.ndarray, amounts: np.ndarray, dtype: Any) -> "Dominance":
@@ -75,34 +84,43 @@ class Dominance(eqx.Module):
         np.put_along_axis(rank, order, np.arange(places)[None, :], axis=1)
         bits = max(1, int(places).bit_length())
         zeros_before = np.zeros((bits, sides, places + 1), np.int32)
-        zeros = np.zeros((bits, sides), np.int32)
-        sums = []
+        moved_amounts = []
         for b in range(bits):
             one = (rank >> (bits - 1 - b)) & 1
             zeros_before[b, :, 1:] = np.cumsum(1 - one, axis=1)
-            zeros[b] = zeros_before[b, :, -1]
             moved = np.argsort(one, axis=1, kind="stable")
             rank = np.take_along_axis(rank, moved, axis=1)
             amounts = np.take_along_axis(amounts, moved[:, :, None], axis=1)
-            sums.append(PrefixSums.build(amounts, dtype))
-        levels = np.take_along_axis(level, order, axis=1)
-        return cls(jnp.asarray(levels), jnp.asarray(zeros_before), jnp.asarray(zeros), tuple(sums))
+            moved_amounts.append(amounts)
+        rows = zeros_before.reshape(bits * sides, places + 1)
+        return cls(
+            levels=jnp.asarray(np.take_along_axis(level, order, axis=1)),
+            zeros_before=jnp.asarray(rows),
+            zeros=jnp.asarray(rows[:, -1]),
+            sums=PrefixSums.build(np.concatenate(moved_amounts), dtype),
+        )
 
     def above(
         self, start: Int[Array, " sides"], stop: Int[Array, " sides"], value: Float[Array, " sides"]
     ) -> Float[Array, "sides columns"]:
         """Sums over start <= i < stop with level[i] > value, per row."""
-        sides = start.shape[0]
-        row = jnp.arange(sides, dtype=jnp.int32)
+        sides, places = self.levels.shape
+        bits = self.zeros.shape[0] // sides
         first_out = count_above(self.levels, value)  # ranks below this one have level > value
-        bits = len(self.sums)
-        total = jnp.zeros((sides, self.sums[0].table.shape[-1] // 2), self.levels.dtype)
-        for b in range(bits):
-            zero_start = self.zeros_before[b][row, start]
-            zero_stop = self.zeros_before[b][row, stop]
-            bit = (first_out >> (bits - 1 - b)) & 1
-            # Ranks in the zeros half are below `first_out` when its bit is one: all of that half counts.
-            total = total + jnp.where((bit == 1)[:, None], self.sums[b].between(zero_start, zero_stop), 0.0)
-            start = jnp.where(bit == 1, self.zeros[b] + start - zero_start, zero_start)
-            stop = jnp.where(bit == 1, self.zeros[b] + stop - zero_stop, zero_stop)
-        return total
+        flat = self.zeros_before.reshape(-1)
+
+        def descend(b: Any, carry: Any) -> Any:
+            start, stop, total = carry
+            row = jnp.arange(sides, dtype=jnp.int32) + sides * b
+            zero_start = flat[row * (places + 1) + start]
+            zero_stop = flat[row * (places + 1) + stop]
+            one = ((first_out >> (bits - 1 - b)) & 1) == 1
+            # Ranks in the half of the zeros are below `first_out` when its bit is one: all of that half counts.
+            half = self.sums.between(zero_start, zero_stop, row)
+            total = total + jnp.where(one[:, None], half, 0.0)
+            start = jnp.where(one, self.zeros[row] + start - zero_start, zero_start)
+            stop = jnp.where(one, self.zeros[row] + stop - zero_stop, zero_stop)
+            return start, stop, total
+
+        none = jnp.zeros((sides, self.sums.columns), self.levels.dtype)
+        return jax.lax.fori_loop(0, bits, descend, (start, stop, none))[2]

@@ -157,7 +157,7 @@ class SmoothThresholds(AbstractPositions):
 
     def _equity(self, sums: Float[Array, "2 tiers 2"], side_level: Float[Array, "2"]) -> Float[Array, "2 tiers"]:
         sign = self._sign()
-        move = self.price * sign * jnp.expm1(sign * side_level)
+        move = self.price[0] * sign * jnp.expm1(sign * side_level)
         return sums[..., 1] + sums[..., 0] * move[:, None]
 
     def _negative(self, high: Any, low: Any, side_level: Float[Array, "2"], fee: Any) -> tuple[Any, Any]:
@@ -169,7 +169,7 @@ class SmoothThresholds(AbstractPositions):
         start, stop = self._places(high), self._places(low)
         turn = jnp.clip(turn, jnp.minimum(stop, start), start)
         sums = self._above(turn) - self._above(start)
-        owed = fee * sums[..., 0] * self.price * price - self._equity(sums, side_level)
+        owed = fee * self.price[0] * sums[..., 0] * price - self._equity(sums, side_level)
         return jnp.sum(jnp.maximum(owed, 0.0), axis=1), jnp.sum(sums[..., 0], axis=1)
 
     def settle(
@@ -182,7 +182,7 @@ class SmoothThresholds(AbstractPositions):
         deficit, bankrupt = self._negative(state.sold, executed, fill, jnp.zeros_like(self.fee))
         short_of_fee, _ = self._negative(state.sold, executed, fill, self.fee)
         units = jnp.sum(sums[..., 0], axis=1)
-        notional = units * self.price * jnp.exp(log_fill)
+        notional = units * self.price[0] * jnp.exp(log_fill[0])
         fee = self.fee * notional - short_of_fee + deficit
         surplus = jnp.sum(self._equity(sums, fill), axis=1) + deficit - fee
         closing = Closing(
@@ -191,7 +191,7 @@ class SmoothThresholds(AbstractPositions):
             surplus=jnp.sum(surplus),
             deposit=jnp.zeros_like(deficit[0]),
             notional=jnp.sum(notional),
-            opened=jnp.sum(units * self.price),
+            opened=jnp.sum(units) * self.price[0],
             bankrupt=bankrupt[:1] - bankrupt[1:],
         )
         return state._replace(sold=executed, ordered=jnp.minimum(order, executed)), closing

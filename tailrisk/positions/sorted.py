@@ -112,7 +112,7 @@ class SortedThresholds(AbstractPositions):
         """Whether any order stands or is triggered by the mark: one look at the next threshold of each side."""
         del level
         places = self.level.shape[1]
-        following = self.level.reshape(-1)[jnp.arange(2) * places + jnp.minimum(state.sold, places - 1)]
+        following = self.level.reshape(-1)[jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)]
         waiting = (following > self._side_level(log_mark)) & (state.sold < places)
         return jnp.any(waiting | (state.ordered > state.sold))
 
@@ -208,6 +208,14 @@ class SortedThresholds(AbstractPositions):
         """Net open units."""
         units = self.sums.between(*self._open(state))[:, 0]
         return units[:1] - units[1:]
+
+    def entries(self, side: int) -> tuple[Float[Array, " entries"], Float[Array, " entries"]]:
+        """Liquidation levels in side coordinates and units of the groups of a side (0 longs, 1 shorts); on the host."""
+        level = np.asarray(self.level[side])
+        table = np.asarray(self.sums.table[side], float)
+        units = np.diff(table[:, 0] + table[:, 1])
+        real = np.isfinite(level) & (units > 0)
+        return jnp.asarray(level[real]), jnp.asarray(units[real], self.level.dtype)
 
     def gross(self) -> Float[Array, ""]:
         """Gross initial notional of the book, USD."""

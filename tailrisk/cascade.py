@@ -1,0 +1,311 @@
+"""The one step: news moves the price, breached positions are sold, the sale moves the price, somebody pays.
+
+The order of stages is a contract: 1 exogenous shock, 2 market price, 3 mark, 4 margin requirement, 5 breach, 6 breaker,
+7 execution and impact, 8 loss waterfall, 9 accounts of money. Stages 3 to 7 repeat inside a step until the cascade of the
+step has stopped (`Exact`) or a fixed number of times (`Rounds`).
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._fields import Real, count
+from ._rare import rare
+from ._streams import Draws, Noise
+from .breaker import AbstractBreaker, NoBreaker
+from .impact import AbstractImpact
+from .margin import AbstractMargin
+from .market import AbstractMarket, Shock
+from .oracle import AbstractOracle
+from .positions.base import AbstractPositions, Closing, Limits
+from .waterfall import Waterfall
+
+
+class AbstractClearing(eqx.Module):
+    """How the feedback inside one step is resolved."""
+
+    @abc.abstractmethod
+    def resolve(self, order: Any, round_: Any) -> tuple[Any, Bool[Array, ""]]:
+        """Repeats `round_(order) -> order`; returns the orders and whether the last round changed nothing."""
+
+
+class Rounds(AbstractClearing):
+    """A fixed number of simultaneous rounds: each sees the price after all sales of the rounds before.
+
+    From below: with few rounds a cascade may be cut short; what is left goes on in the next step, and such steps are
+    counted in the flag `unsettled`.
+    """
+
+    rounds: int = count(8, least=1, most=1000)
+
+    def resolve(self, order: Any, round_: Any) -> tuple[Any, Bool[Array, ""]]:
+        def one(order: Any, _: None) -> tuple[Any, Bool[Array, ""]]:
+            new = round_(order)
+            return new, _same(order, new)
+
+        order, settled = jax.lax.scan(one, order, None, length=self.rounds)
+        return order, settled[-1]
+
+
+class Exact(AbstractClearing):
+    """Rounds until nothing more is breached: the smallest fixed point, equal to selling one account at a time.
+
+    Orders only grow and are finite, so this ends; it can be differentiated in forward mode only.
+    """
+
+    def resolve(self, order: Any, round_: Any) -> tuple[Any, Bool[Array, ""]]:
+        def more(carry: Any) -> Bool[Array, ""]:
+            return ~carry[1]
+
+        def again(carry: Any) -> tuple[Any, Bool[Array, ""]]:
+            new = round_(carry[0])
+            return new, _same(carry[0], new)
+
+        return jax.lax.while_loop(more, again, (order, jnp.asarray(False)))
+
+
+def _same(old: Any, new: Any) -> Bool[Array, ""]:
+    equal = [jnp.all(a == b) for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)]
+    return jnp.all(jnp.stack(equal))
+
+
+class Totals(NamedTuple):
+    """Running sums and extremes of one path; who paid is kept by the waterfall. USD unless said otherwise."""
+
+    bad_debt: Any  # deficits of closed groups, before the waterfall
+    forced_notional: Any
+    opened: Any  # initial notional of what was closed
+    fee: Any
+    deposit: Any
+    adl_notional: Any
+    halted_time: Any  # years, mean over assets
+    peak_notional: Any  # largest forced notional of one step
+    market_low: Any  # lowest log price of asset 0
+    market_high: Any
+    news_low: Any  # lowest log price of asset 0 had nobody been sold by force
+    news_high: Any
+    unsettled: Any  # steps whose cascade had not stopped after the last round
+    broken: Any  # steps with a price that is not finite
+
+
+class Flow(NamedTuple):
+    """What one step shows to an observer."""
+
+    log_price: Float[Array, " assets"]
+    log_news: Float[Array, " assets"]
+    log_mark: Float[Array, " assets"]
+    volume: Float[Array, " assets"]  # net forced selling, units
+    notional: Float[Array, ""]
+    deficit: Float[Array, ""]
+    fund: Float[Array, ""]
+    halted: Bool[Array, " assets"]
+
+
+class Books(NamedTuple):
+    """Everything a liquidation changes; left untouched in a step without one."""
+
+    impact: Any
+    positions: Any
+    waterfall: Any
+    maker_units: Float[Array, " assets"]  # counterparty of all forced flow
+    maker_money: Float[Array, ""]
+    totals: Totals
+    volume: Float[Array, " assets"]  # of this step
+    notional: Float[Array, ""]
+    deficit: Float[Array, ""]
+
+
+class State(NamedTuple):
+    """A path between two steps."""
+
+    market: Any
+    oracle: Any
+    margin: Any
+    breaker: Any
+    news: Float[Array, " assets"]  # log price had nobody been sold by force
+    books: Books
+
+
+class _Venue(NamedTuple):
+    """What is fixed while the orders of one step execute."""
+
+    shock: Shock
+    news: Float[Array, " assets"]
+    oracle: Any
+    level: Float[Array, " assets"]
+    limits: Limits | None
+    auction: Bool[Array, " assets"]
+    dt: Float[Array, ""]
+
+
+class Cascade(eqx.Module):
+    """The rules of a venue and its market, composed. One path; noise is given."""
+
+    market: AbstractMarket
+    oracle: AbstractOracle
+    margin: AbstractMargin
+    positions: AbstractPositions
+    impact: AbstractImpact
+    breaker: AbstractBreaker
+    waterfall: Waterfall
+    clearing: AbstractClearing
+    couple: Real  # 1: the crash factor reaches depth and top-ups; 0 ablates it
+
+    @property
+    def draws(self) -> Draws:
+        """Numbers of noise per step."""
+        return self.market.draws
+
+    def init(self, dtype: Any) -> State:
+        """The state before the first step: price p0, nobody closed, the fund full."""
+        assets = self.positions.price.shape[0]
+        at_start, zero = jnp.zeros(assets, dtype), jnp.zeros((), dtype)
+        positions = self.positions.init(dtype)
+        totals = Totals(*(jnp.zeros((), dtype) for _ in Totals._fields))
+        books = Books(
+            impact=self.impact.init(assets, dtype),
+            positions=positions,
+            waterfall=self.waterfall.init(assets, dtype),
+            maker_units=-self.positions.holdings(positions),
+            maker_money=zero,
+            totals=totals,
+            volume=at_start,
+            notional=zero,
+            deficit=zero,
+        )
+        return State(
+            self.market.init(dtype),
+            self.oracle.init(at_start),
+            self.margin.init(dtype, assets),
+            self.breaker.init(at_start),
+            at_start,
+            books,
+        )
+
+    def step(self, state: State, noise: Noise, dt: Float[Array, ""]) -> tuple[State, Flow]:
+        """One step of one path."""
+        books = state.books
+        shock, market = self.market.move(state.market, noise, dt)  # 1 exogenous shock
+        shock = shock._replace(crash=self.couple * shock.crash)
+        news = state.news + shock.log_return
+        impact = self.impact.relax(books.impact, shock, dt)  # 2 market price, impact decays
+        before = news - self.impact.offset(impact)
+        mark, _ = self.oracle.read(state.oracle, before, dt)  # 3 what the margin engine sees
+        margin = self.margin.update(state.margin, shock.log_return, dt)  # 4 margin requirement
+        gate = self.breaker.gate(state.breaker, before, dt)  # 6 open, halted, throttled
+        limits = None if isinstance(self.breaker, NoBreaker) else self._limits(gate, impact, before)
+        venue = _Venue(shock, news, state.oracle, self.margin.level(margin), limits, gate.auction, dt)
+
+        nothing = jnp.zeros_like(dt)
+        books = books._replace(impact=impact, volume=jnp.zeros_like(news), notional=nothing, deficit=nothing)
+        if self.positions.sparse:  # 5 to 8
+            needed = self.positions.needed(books.positions, mark, venue.level)
+            books = rare(needed, lambda given, old: given[0]._liquidate(given[1], old), (self, venue), books)
+        else:
+            books = self._liquidate(venue, books)
+
+        after = news - self.impact.offset(books.impact)
+        mark, oracle = self.oracle.read(state.oracle, after, dt)
+        breaker = self.breaker.update(state.breaker, before, after, jnp.abs(books.volume), dt)
+        halted = ~gate.open
+        books = books._replace(totals=_observe(books.totals, news, after, halted, dt))  # 9 accounts of money
+        flow = Flow(after, news, mark, books.volume, books.notional, books.deficit, books.waterfall.fund, halted)
+        return State(market, oracle, margin, breaker, news, books), flow
+
+    def _limits(self, gate: Any, impact: Any, before: Float[Array, " assets"]) -> Limits:
+        """Turns the venue's price levels into volumes; a price already beyond a level lets nothing execute."""
+        inside = (before >= gate.floor) & (before <= gate.ceiling)
+        room = self.impact.room(impact, jnp.maximum(before - gate.floor, 0.0))
+        room_up = self.impact.room_up(impact, jnp.maximum(gate.ceiling - before, 0.0))
+        band = self.impact.room(impact, jnp.maximum(before - gate.band_floor, 0.0))
+        band_up = self.impact.room_up(impact, jnp.maximum(gate.band_ceiling - before, 0.0))
+        sell_cap = jnp.where(before < gate.band_floor, 0.0, jnp.minimum(gate.cap, band))
+        buy_cap = jnp.where(before > gate.band_ceiling, 0.0, jnp.minimum(gate.cap, band_up))
+        return Limits(gate.open & inside, sell_cap, buy_cap, room, room_up)
+
+    def _liquidate(self, venue: _Venue, books: Books) -> Books:
+        """Stages 3 to 8 for a path that has something to close."""
+        positions, impact, p0 = self.positions, books.impact, self.positions.price
+        unwound, fund = self._unwind(books, venue)
+
+        def round_(order: Any) -> Any:
+            volume, _ = positions.volume(books.positions, order, venue.limits)
+            price = venue.news - self.impact.offset(self.impact.push(impact, volume + unwound))
+            mark, _ = self.oracle.read(venue.oracle, price, venue.dt)
+            return positions.breached(books.positions, order, mark, venue.level)
+
+        order, settled = self.clearing.resolve(positions.standing(books.positions), round_)
+        forced, executed = positions.volume(books.positions, order, venue.limits)
+        volume = forced + unwound
+        before = venue.news - self.impact.offset(impact)
+        pushed = self.impact.push(impact, volume)
+        after = venue.news - self.impact.offset(pushed)
+        # An auction has one price for all, the price after; otherwise the average along the path of the volume.
+        fill = jnp.where(venue.auction, after, before + self.impact.fill(impact, volume))
+        held, closing = positions.settle(books.positions, order, executed, fill, venue.shock.crash, venue.dt)
+        fund = self._take_over(fund, closing, unwound, p0 * jnp.exp(fill), p0 * jnp.exp(after))
+        profit, wealth = positions.profit(held, after), positions.equity(held, after)
+        waterfall, payment = self.waterfall.settle(fund, closing, profit, p0 * jnp.exp(after), wealth)
+        open_units = positions.holdings(held)
+        held = positions.deleverage(held, payment.adl, payment.adl_contracts, after)
+        closed = open_units - positions.holdings(held)  # contracts of winners closed against the counterparty
+        paid_for = jnp.sum(p0 * (volume * jnp.expm1(fill) + closed * jnp.expm1(after)))
+        totals = books.totals
+        return Books(
+            impact=pushed,
+            positions=held,
+            waterfall=waterfall,
+            maker_units=books.maker_units + volume + closed,
+            maker_money=books.maker_money - paid_for,
+            totals=totals._replace(
+                bad_debt=totals.bad_debt + closing.deficit,
+                forced_notional=totals.forced_notional + closing.notional,
+                opened=totals.opened + closing.opened,
+                fee=totals.fee + closing.fee,
+                deposit=totals.deposit + closing.deposit,
+                adl_notional=totals.adl_notional + jnp.sum(payment.adl_contracts * (p0 * jnp.exp(after))[None, :]),
+                peak_notional=jnp.maximum(totals.peak_notional, closing.notional),
+                unsettled=totals.unsettled + jnp.where(settled, 0.0, 1.0),
+            ),
+            volume=volume,
+            notional=closing.notional,
+            deficit=closing.deficit,
+        )
+
+    def _unwind(self, books: Books, venue: _Venue) -> tuple[Float[Array, " assets"], Any]:
+        """What the backstop sells of its inventory in this step, as far as its share of depth and the breaker allow."""
+        state, backstop = books.waterfall, self.waterfall.backstop
+        if backstop is None or self.positions.sparse:  # ladders hand nothing over
+            return jnp.zeros_like(books.volume), state
+        depth = self.impact.depth.effective(books.impact.depth)
+        if venue.limits is not None:
+            depth = jnp.where(venue.limits.open, depth, 0.0)
+        volume, inventory = backstop.unwind(state.backstop, venue.dt, depth)
+        return volume, state._replace(backstop=inventory)
+
+    def _take_over(self, state: Any, closing: Closing, unwound: Any, fill: Any, price: Any) -> Any:
+        """Books the backstop's sales and the positions it takes over with what equity they have left."""
+        backstop = self.waterfall.backstop
+        if backstop is None or self.positions.sparse:
+            return state
+        inventory = backstop.fill(state.backstop, unwound, fill)
+        if closing.taken is not None:
+            inventory = backstop.take(inventory, closing.taken, price)
+            equity = closing.taken_money + jnp.sum(closing.taken * (price - self.positions.price))
+            inventory = inventory._replace(realized=inventory.realized + equity)
+        return state._replace(backstop=inventory)
+
+
+def _observe(totals: Totals, news: Any, after: Any, halted: Any, dt: Any) -> Totals:
+    return totals._replace(
+        halted_time=totals.halted_time + dt * jnp.mean(jnp.where(halted, 1.0, 0.0).astype(dt.dtype)),
+        market_low=jnp.minimum(totals.market_low, after[0]),
+        market_high=jnp.maximum(totals.market_high, after[0]),
+        news_low=jnp.minimum(totals.news_low, news[0]),
+        news_high=jnp.maximum(totals.news_high, news[0]),
+        broken=totals.broken + jnp.where(jnp.all(jnp.isfinite(after)), 0.0, 1.0),
+    )

@@ -1,0 +1,200 @@
+"""The `tailrisk` command.
+
+Exit status: 0 done, 1 a check failed, 2 bad input or missing data, 3 an estimate refused by its diagnostics.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from .study.config import ConfigError
+
+BAD_INPUT = 2
+CHECK_FAILED = 1
+
+
+class _Group(click.Group):
+    """Turns bad input into one or a few lines and exit status 2; everything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, ValueError) as error:
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            ctx.exit(BAD_INPUT)
+        except MemoryError:
+            click.echo("error: out of memory; lower run.paths or run.chunk", err=True)
+            ctx.exit(BAD_INPUT)
+
+
+def _start_jax() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second run starts at once."""
+    import jax
+
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    jax.config.update("jax_compilation_cache_dir", str(root / "tailrisk" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tailrisk-jax")
+def main() -> None:
+    """Monte Carlo tail risk of leveraged markets: liquidation cascades, bad debt and who pays."""
+    _start_jax()
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<name of the config>.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
+    """Estimate the tail of a scenario: run folder, table and figures."""
+    from .figures import draw_all, format_table
+    from .study.folder import fresh_name, read_arrays
+    from .study.run import execute, finish, load
+
+    study = load(config, overrides)
+    if out is None:
+        out = Path("runs") / config.stem
+        out = out if resume else fresh_name(out)
+    progress = _Progress()
+    try:
+        summary = execute(study, out, resume=resume, report=progress)
+    finally:
+        progress.close()
+    _, notes = draw_all(read_arrays(out / "results.npz"), summary, out / "figures")
+    finish(out, study, summary)
+    click.echo(format_table(summary))
+    for note in notes:
+        click.echo(f"note: {note}")
+    click.echo(f"run folder: {out}  (figures in {out / 'figures'})")
+    sys.exit(_verdict(summary))
+
+
+def _verdict(summary: dict[str, Any]) -> int:
+    """1 when money was not conserved or a path broke: the numbers of such a run are not to be used."""
+    flags = summary["flags"]
+    failed = [
+        text
+        for count, text in (
+            (flags["paths_ledger_open"], f"ledger residual above {summary['ledger_tolerance']:g} of gross notional"),
+            (flags["paths_not_finite"], "price that is not finite"),
+        )
+        if count
+    ]
+    for text in failed:
+        click.echo(f"check failed: paths with {text}", err=True)
+    return CHECK_FAILED if failed else 0
+
+
+class _Progress:
+    """A bar with rate, remaining time and the running estimate on a terminal; a line every few seconds in a log."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.count, self.sum, self.square = 0, 0.0, 0.0
+        self.last = self.start = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, bad_debt: np.ndarray) -> None:
+        if self.bar is None and self.terminal:
+            self.bar = tqdm(total=total, unit="path", unit_scale=True, dynamic_ncols=True)
+        self.count += bad_debt.size
+        self.sum += float(bad_debt.sum(dtype=float))
+        self.square += float((bad_debt.astype(float) ** 2).sum())
+        mean = self.sum / self.count
+        half = 1.96 * max(self.square / self.count - mean**2, 0.0) ** 0.5 / self.count**0.5
+        estimate = f"bad debt {mean:.4g} ± {half:.2g} USD"
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.n = done
+            self.bar.set_postfix_str(estimate)
+        elif now - self.last > 10.0 or done == total:
+            rate = done / (now - self.start)
+            click.echo(f"{done:,} of {total:,} paths, {rate:,.0f} paths/s, {estimate}", err=True)
+            self.last = now
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def validate(config: Path, overrides: tuple[str, ...]) -> None:
+    """Check a config; every error names its dotted key."""
+    from .study.run import check_size, load, use_precision
+
+    study = load(config, overrides)
+    check_size(study, Path("."))
+    system = study.scenario.build(use_precision(study.run.precision))
+    groups = float(system.cascade.positions.gross())
+    click.echo(
+        f"{config}: valid. {study.run.books} book(s) of {groups:,.0f} USD gross notional, {study.run.paths:,} paths of "
+        f"{system.steps} steps, {study.run.precision}."
+    )
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Print and draw a finished run again."""
+    from .figures import draw_all, format_table
+    from .study.folder import read_arrays
+
+    if not (folder / "summary.json").is_file():
+        raise ConfigError(f"{folder}: holds no finished run (no summary.json); give the folder that `tailrisk run` wrote")
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{folder / 'summary.json'}: not valid JSON ({error})") from None
+    _, notes = draw_all(read_arrays(folder / "results.npz"), summary, folder / "figures")
+    click.echo(format_table(summary))
+    for note in notes:
+        click.echo(f"note: {note}")
+    click.echo(f"figures: {folder / 'figures'}")
+
+
+@main.command()
+def doctor() -> None:
+    """Devices, versions, precision and memory: what would run where."""
+    import platform
+    import shutil
+    from importlib.metadata import version
+
+    import jax
+
+    click.echo(f"tailrisk {version('tailrisk-jax')}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo("  ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy")))
+    for device in jax.devices():
+        stats = device.memory_stats() or {}
+        memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
+        click.echo(f"device {device.id}: {device.platform} {device.device_kind}{memory}")
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    click.echo(f"{os.cpu_count()} cores, {pages / 2**30:.1f} GiB memory, {shutil.disk_usage('.').free / 2**30:.1f} GiB free disk here")
+    click.echo(f"compiled programs are kept in {jax.config.jax_compilation_cache_dir}")
+    click.echo("precision: float32 for speed (run.precision), float64 for published numbers")
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
+def bench(name: str | None, paths: int) -> None:
+    """Side-by-side speed benchmarks; needs the extra `compare`."""
+    from .bench import run_bench
+
+    sys.exit(run_bench(name, paths))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""A venue, its market and its positions over a horizon: what is estimated."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._fields import Real, cast, count, duration, problems, real
+from ._streams import MAX_STEPS, Draws, Noise
+from .book import AbstractBook
+from .breaker import AbstractBreaker, NoBreaker
+from .cascade import AbstractClearing, Cascade, Flow, Rounds, State
+from .impact import AbstractImpact
+from .liquidation import AbstractLiquidation, Full
+from .margin import AbstractMargin, Call
+from .market import AbstractMarket
+from .oracle import AbstractOracle, Spot
+from .positions.accounts import MarginGroups
+from .positions.base import AbstractPositions, Book, Closing
+from .positions.smooth import SmoothThresholds
+from .positions.sorted import SortedThresholds
+from .simulate import AbstractSystem
+from .waterfall import Waterfall
+
+
+class AbstractKernel(eqx.Module):
+    """Which representation of the positions a run uses, and how the cascade inside a step is resolved."""
+
+    clearing: eqx.AbstractVar[AbstractClearing]
+
+    @abc.abstractmethod
+    def build(
+        self, book: Book, price: Any, margin: AbstractMargin, liquidation: AbstractLiquidation, dtype: Any
+    ) -> AbstractPositions:
+        """Tables of the book for a run in a precision."""
+
+
+def _ladder_fee(kernel: str, margin: AbstractMargin, liquidation: AbstractLiquidation) -> Any:
+    if not isinstance(liquidation, Full):
+        raise ValueError(
+            f'positions.kind = "{kernel}" closes accounts in full, liquidation.kind is "{type(liquidation).__name__}"; '
+            'use liquidation.kind = "Full" or positions.kind = "Accounts"'
+        )
+    if not margin.is_static:
+        raise ValueError(
+            f'positions.kind = "{kernel}" needs margins that do not move, margin.kind is "{type(margin).__name__}"; '
+            'use positions.kind = "Accounts"'
+        )
+    return liquidation.fee
+
+
+class SortedLadder(AbstractKernel):
+    """Exact for N isolated accounts in one asset by sorted thresholds: O(log N) per step."""
+
+    clearing: AbstractClearing = eqx.field(default_factory=Rounds)
+
+    def build(self, book, price, margin, liquidation, dtype) -> SortedThresholds:
+        fee = _ladder_fee("SortedLadder", margin, liquidation)
+        return SortedThresholds.build(book, price, margin, fee, dtype)
+
+
+class SmoothLadder(AbstractKernel):
+    """The continuum of the book: monotone tables on a grid of liquidation prices, differentiable."""
+
+    cells: int = count(4096, least=2)
+    clearing: AbstractClearing = eqx.field(default_factory=Rounds)
+
+    def build(self, book, price, margin, liquidation, dtype) -> SmoothThresholds:
+        fee = _ladder_fee("SmoothLadder", margin, liquidation)
+        return SmoothThresholds.build(book, price, margin, fee, self.cells, dtype)
+
+
+class Accounts(AbstractKernel):
+    """Margin groups x assets: cross and isolated margin, partial closes, calls with top-ups, moving margins."""
+
+    call: Call | None = None
+    clearing: AbstractClearing = eqx.field(default_factory=lambda: Rounds(2))
+
+    def build(self, book, price, margin, liquidation, dtype) -> MarginGroups:
+        return MarginGroups.build(book, price, margin, liquidation, self.call)
+
+
+class Scenario(eqx.Module):
+    """Everything a run needs to know about the world."""
+
+    market: AbstractMarket
+    book: AbstractBook
+    margin: AbstractMargin
+    impact: AbstractImpact
+    price: Real = real(unit="USD/unit", above=0.0)  # (assets,) at the start
+    horizon: Real = duration()
+    step: Real = duration()
+    positions: AbstractKernel = eqx.field(default_factory=SortedLadder)
+    liquidation: AbstractLiquidation = eqx.field(default_factory=Full)
+    oracle: AbstractOracle = eqx.field(default_factory=Spot)
+    breaker: AbstractBreaker = eqx.field(default_factory=NoBreaker)
+    waterfall: Waterfall = eqx.field(default_factory=Waterfall)
+    crash_coupling: Real = real(1.0, unit="1", least=0.0, most=1.0)  # 0 cuts depth and top-ups off the crash factor
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of a path."""
+        return round(float(self.horizon) / float(self.step))
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        ratio = float(self.horizon) / float(self.step)
+        if not 1 <= round(ratio) < MAX_STEPS or abs(ratio - round(ratio)) > 1e-6 * ratio:
+            yield "step", f"the horizon is {ratio:g} steps long, expected a whole number from 1 to {MAX_STEPS - 1}"
+        for name in ("market", "oracle", "breaker"):
+            for field, complaint in getattr(self, name).check_step(float(self.step)):
+                yield f"{name}.{field}", complaint
+
+    def build(self, dtype: Any = np.float32, draw: int = 0) -> "VenueSystem":
+        """The system an estimator runs, in a precision; `draw` numbers the draw of the book.
+
+        **Raises:** `ValueError` naming the first value that is out of bounds, or parts that do not fit together.
+        """
+        wrong = list(problems(self))
+        if wrong:
+            raise ValueError(wrong[0])
+        if isinstance(self.positions, Accounts) and self.liquidation.backstopped and self.waterfall.backstop is None:
+            raise ValueError(
+                f'liquidation.kind = "{type(self.liquidation).__name__}" hands groups to a backstop; give waterfall.backstop'
+            )
+        market = self.market.prepare()
+        price = np.asarray(self.price, float).reshape(-1)
+        if market.assets != price.size:
+            raise ValueError(
+                f"market has {market.assets} asset(s), price has {price.size}; give each asset one starting price"
+            )
+        book = self.book.build(price, self.margin, draw)
+        wrong = list(problems(book, "book"))
+        if wrong:
+            raise ValueError(wrong[0])
+        cascade = Cascade(
+            market=market,
+            oracle=self.oracle,
+            margin=self.margin,
+            positions=self.positions.build(book, price, self.margin, self.liquidation, dtype),
+            impact=self.impact,
+            breaker=self.breaker,
+            waterfall=self.waterfall,
+            clearing=self.positions.clearing,
+            couple=self.crash_coupling,
+        )
+        return VenueSystem(cast(cascade, dtype), jnp.asarray(float(self.step), dtype), self.steps, np.dtype(dtype))
+
+
+class VenueSystem(AbstractSystem):
+    """A built scenario: one path of a leveraged market and what it cost whom."""
+
+    cascade: Cascade
+    dt: Float[Array, ""]
+    steps: int = eqx.field(static=True)
+    dtype: Any = eqx.field(static=True)
+
+    @property
+    def draws(self) -> Draws:
+        return self.cascade.draws
+
+    def init(self) -> State:
+        return self.cascade.init(self.dtype)
+
+    def step(self, state: State, noise: Noise) -> tuple[State, Flow]:
+        return self.cascade.step(state, noise, self.dt)
+
+    def outcome(self, state: State) -> dict[str, Float[Array, ""]]:
+        """Money in USD; falls are log-price falls of the first asset.
+
+        Deficits of accounts that are still open at the horizon count as bad debt and go through the waterfall, so a halt
+        or a slow liquidation cannot hide them behind the end of the run.
+        """
+        cascade, books = self.cascade, state.books
+        positions, totals, p0 = cascade.positions, books.totals, cascade.positions.price
+        log_price = state.news - cascade.impact.offset(books.impact)
+        price, gross = p0 * jnp.exp(log_price), positions.gross()
+        nothing = jnp.zeros_like(self.dt)
+        open_deficit, bankrupt = positions.open_deficit(books.positions, log_price)
+        closing = Closing(open_deficit, *(nothing,) * 5, bankrupt)
+        wealth = positions.equity(books.positions, log_price)
+        profit = positions.profit(books.positions, log_price)
+        waterfall, last = cascade.waterfall.settle(books.waterfall, closing, profit, price, wealth + open_deficit)
+        paid = waterfall.paid
+        # Everyone's money at the end against what they brought: traders, counterparty book, fund, capital and backstop.
+        traders = wealth + open_deficit - jnp.sum(last.adl) + paid.returned
+        maker = books.maker_money + jnp.sum(books.maker_units * p0 * jnp.expm1(log_price))
+        venue = cascade.waterfall.wealth(waterfall, price) - paid.socialized - paid.venue + paid.fees_out
+        start = positions.equity(positions.init(self.dtype), jnp.zeros_like(log_price))
+        brought = start + cascade.waterfall.wealth(cascade.waterfall.init(price.shape[0], self.dtype), price)
+        adl_notional = totals.adl_notional + jnp.sum(last.adl_contracts * price[None, :])
+        return {
+            "bad_debt": totals.bad_debt + open_deficit,
+            "open_deficit": open_deficit,
+            "forced_notional": totals.forced_notional,
+            "peak_notional": totals.peak_notional,
+            "liquidated_share": totals.opened / gross,
+            "fees": totals.fee,
+            "surplus_returned": paid.returned,
+            "deposits": totals.deposit,
+            "fund_end": waterfall.fund,
+            "fund_paid": paid.fund,
+            "fund_depleted": jnp.where(waterfall.ruined, 1.0, 0.0).astype(self.dtype),
+            "backstop_paid": paid.backstop,
+            "capital_paid": paid.capital,
+            "adl_pnl": jnp.sum(paid.adl),
+            "adl_notional": adl_notional,
+            "adl_contracts": jnp.sum(paid.adl_contracts),
+            "socialized_loss": paid.socialized,
+            "residual_loss": paid.venue,
+            "halted_time": totals.halted_time,
+            "market_fall": -totals.market_low,
+            "market_rise": totals.market_high,
+            "news_fall": -totals.news_low,
+            "news_rise": totals.news_high,
+            "final_log_price": log_price[0],
+            "ledger_residual": (traders + maker + venue - brought - totals.deposit) / gross,
+            "flag_unsettled": totals.unsettled,
+            "flag_broken": totals.broken,
+        }
