@@ -82,7 +82,7 @@ def numbers(raw: Any, rows: np.ndarray, path: str, name: str, remedy: str = "rem
     try:
         return np.asarray(raw).astype(np.float64)
     except (ValueError, TypeError):
-        for value, row in zip(raw, rows, strict=True):
+        for value, row in zip(np.asarray(raw).tolist(), rows, strict=True):
             try:
                 float(value)
             except (ValueError, TypeError):
@@ -105,7 +105,7 @@ def date(seconds: Any) -> str:
 
 
 def hint(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return (
         f"; did you mean {near[0]!r}?"
         if near

@@ -159,7 +159,7 @@ class PriceFile(AbstractSeries):
             own = kept & (label == symbol)
             if not own.any():
                 raise ValueError(
-                    f"{self.path}: no row has {self.symbol_column} = {symbol!r}{hint(symbol, sorted(set(label)))}"
+                    f"{self.path}: no row has {self.symbol_column} = {symbol!r}{hint(symbol, sorted(set(label.tolist())))}"
                 )
             parts.append(self._on_grid(times[own], prices[own], rows[own], (symbol,)))
         return self._join(parts)

@@ -120,14 +120,15 @@ def factor(correlation: Real, assets: int) -> Float[Array, "assets assets"]:
     eye = jnp.eye(assets, dtype=dtype)
     matrix = correlation if correlation.ndim == 2 else correlation + (1.0 - correlation) * eye
     tiny = 8.0 * assets * float(jnp.finfo(dtype).eps)
-    lower = jnp.zeros((assets, assets), dtype)
+    columns: list[Any] = []
     for j in range(assets):
-        left = matrix[:, j] - jnp.sum(lower * lower[j][None, :], axis=1)
+        left = matrix[:, j]
+        for column in columns:
+            left = left - column * column[j]
         sound = left[j] > tiny
         pivot = jnp.sqrt(jnp.where(sound, left[j], 1.0))
-        below = np.arange(assets) >= j
-        lower = lower.at[:, j].set(jnp.where(below & sound, left / pivot, 0.0))
-    return lower
+        columns.append(jnp.where((np.arange(assets) >= j) & sound, left / pivot, 0.0))
+    return jnp.stack(columns, axis=1)
 
 
 def correlate(correlation: Real, normal: Float[Array, " assets"]) -> Float[Array, " assets"]:
@@ -135,7 +136,12 @@ def correlate(correlation: Real, normal: Float[Array, " assets"]) -> Float[Array
     assets = normal.shape[0]
     if assets == 1:
         return normal
-    return jnp.sum(factor(correlation, assets) * normal[None, :], axis=1)
+    lower = factor(correlation, assets)
+    # column by column: a matrix product may be rounded to fewer digits on accelerators
+    mixed = lower[:, 0] * normal[0]
+    for j in range(1, assets):
+        mixed = mixed + lower[:, j] * normal[j]
+    return mixed
 
 
 def diffusion(

@@ -7,6 +7,7 @@ drift 0 stays a martingale whatever the step; what the maximum cuts off is said 
 """
 
 import abc
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -91,29 +92,32 @@ class KouJumps(AbstractJumps):
         return jnp.where(finite, self.up * up / (1.0 - up) - (1.0 - self.up) * down / (1.0 + down), jnp.inf)
 
     def total(self, number: Float[Array, ""], noise: Noise) -> Float[Array, ""]:
-        u, down = noise.uniform, 1.0 - self.up
-        falls = u < down
-        low = jnp.where(falls, u / jnp.where(down > 0.0, down, 1.0), 1.0)
-        high = jnp.where(falls, 1.0, (u - down) / jnp.where(self.up > 0.0, self.up, 1.0))
-        # u - down may round to zero: the log then stops at the resolution of the uniforms
-        size = self.down_mean * jnp.log(low) - self.up_mean * jnp.log(jnp.maximum(high, 2.0**-24))
-        happens = jnp.arange(self.most, dtype=number.dtype) < number
-        return jnp.sum(jnp.where(happens, size, 0.0))
+        down = 1.0 - self.up
+        total = jnp.zeros_like(number)
+        for k in range(self.most):
+            u = noise.uniform[k]
+            falls = u < down
+            low = jnp.where(falls, u / jnp.where(down > 0.0, down, 1.0), 1.0)
+            high = jnp.where(falls, 1.0, (u - down) / jnp.where(self.up > 0.0, self.up, 1.0))
+            # u - down may round to zero: the log then stops at the resolution of the uniforms
+            size = self.down_mean * jnp.log(low) - self.up_mean * jnp.log(jnp.maximum(high, 2.0**-24))
+            total = total + jnp.where(k < number, size, 0.0)
+        return total
 
 
-def tails(mean: Float[Array, ""], most: int) -> Float[Array, " most"]:
+def tails(mean: Float[Array, ""], most: int) -> list[Float[Array, ""]]:
     """P(N >= k) for k = 1..most and N ~ Poisson(mean), with small relative error at any mean.
 
-    Small means sum the terms above k (truncated after `most` + 8, relative error below 2e-5 where used, 1e-8 at mean
-    <= 1/2); larger ones subtract the terms below k from 1.
+    Small means sum the terms above k (truncated after `most` + 8, relative error below 2e-5 where used, 1e-8 at
+    mean <= 1/2); larger ones subtract the terms below k from 1.
     """
     terms = [jnp.exp(-mean)]
     for k in range(1, most + _EXTRA_TERMS + 1):
         terms.append(terms[-1] * mean * (1.0 / k))
-    mass = jnp.stack(terms)
-    above = jnp.cumsum(mass[::-1])[::-1][1 : most + 1]
-    below = 1.0 - jnp.cumsum(mass)[:most]
-    return jnp.where(mean < 0.5 * (most + 1), above, jnp.maximum(below, 0.0))
+    above = list(itertools.accumulate(reversed(terms)))[::-1]
+    below = list(itertools.accumulate(terms))
+    small = mean < 0.5 * (most + 1)
+    return [jnp.where(small, above[k], jnp.maximum(1.0 - below[k - 1], 0.0)) for k in range(1, most + 1)]
 
 
 def jump(
@@ -121,17 +125,18 @@ def jump(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " assets"]]:
     """Number of jumps in a step at the given rate, their total size J, and the compensated log return of every asset.
 
-    The return is loading J - log E[exp(loading J)], where the expectation is over the truncated law, E = 1 + g sum_k
-    P(N >= k) (1 + g)^(k-1) with g = `growth`. `noise.uniform[0]` is the count; the rest goes to the sizes.
+    The return is loading J - log E[exp(loading J)], where the expectation is over the truncated law,
+    E = 1 + g sum_k P(N >= k) (1 + g)^(k-1) with g = `growth`. `noise.uniform[0]` is the count; the rest goes to the
+    sizes.
     """
     chances = tails(rate * dt, jumps.most)
-    number = jnp.sum(jnp.astype(noise.uniform[0] < chances, chances.dtype))
-    total = jumps.total(number, Noise(noise.normal, noise.uniform[1:]))
     loading = jnp.broadcast_to(loading, (assets,))
     growth = jumps.growth(loading)
-    polynomial = jnp.zeros_like(growth)
-    for k in reversed(range(jumps.most)):
-        polynomial = polynomial * (1.0 + growth) + chances[k]
+    number, polynomial = jnp.zeros_like(chances[0]), jnp.zeros_like(growth)
+    for chance in reversed(chances):
+        number = number + jnp.where(noise.uniform[0] < chance, 1.0, 0.0)
+        polynomial = polynomial * (1.0 + growth) + chance
+    total = jumps.total(number, Noise(noise.normal, noise.uniform[1:]))
     return number, total, loading * total - jnp.log1p(growth * polynomial)
 
 

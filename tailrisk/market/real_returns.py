@@ -36,7 +36,8 @@ def _activity(
 ) -> Float[Array, ""]:
     """Exponential average of squared returns over the mean square of the series, averaged over assets."""
     square = table.mean_square
-    relative = jnp.mean(log_return**2 / jnp.where(square > 0.0, square, 1.0))
+    relative = log_return**2 / jnp.where(square > 0.0, square, 1.0)
+    relative = sum((relative[a] for a in range(1, table.assets)), relative[0]) / table.assets
     return path.activity + (relative - path.activity) * -jnp.expm1(-dt / memory)
 
 

@@ -34,11 +34,13 @@ def thresholds(book: Book, price: np.ndarray, rates: np.ndarray, deductions: np.
     """
     quantity = np.asarray(book.quantity, float)[:, 0]
     equity = np.asarray(book.cash, float) + quantity * (price - np.asarray(book.entry, float)[:, 0])
-    size, side = np.abs(quantity)[:, None], np.sign(quantity)
-    level = (size * price - side[:, None] * (equity[:, None] + deductions)) / (size * (1.0 - side[:, None] * rates))
-    level = np.where(side > 0, level.max(axis=1), level.min(axis=1))
+    size, side = np.abs(quantity)[:, None], np.sign(quantity)[:, None]
+    owed = size * price - side * (equity[:, None] + deductions)
+    level = owed / np.where(size > 0, size * (1.0 - side * rates), 1.0)
+    level = np.where(side[:, 0] > 0, level.max(axis=1), level.min(axis=1))
     with np.errstate(divide="ignore"):
-        return side * np.log(np.maximum(level, 0.0) / price)
+        found = side[:, 0] * np.log(np.maximum(level, 0.0) / price)
+    return np.where(size[:, 0] > 0, found, -np.inf)
 
 
 class SortedThresholds(AbstractPositions):
