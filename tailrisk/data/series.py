@@ -158,9 +158,8 @@ class PriceFile(AbstractSeries):
         for symbol in self.symbols:
             own = kept & (label == symbol)
             if not own.any():
-                raise ValueError(
-                    f"{self.path}: no row has {self.symbol_column} = {symbol!r}{hint(symbol, sorted(set(label.tolist())))}"
-                )
+                known = sorted(set(label.tolist()))
+                raise ValueError(f"{self.path}: no row has {self.symbol_column} = {symbol!r}{hint(symbol, known)}")
             parts.append(self._on_grid(times[own], prices[own], rows[own], (symbol,)))
         return self._join(parts)
 
