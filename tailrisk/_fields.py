@@ -119,6 +119,17 @@ def count(default: Any = dataclasses.MISSING, *, least: int = 0, most: int | Non
     return eqx.field(converter=convert, static=True, metadata={"unit": "1"}, **given)
 
 
+def flag(default: bool) -> Any:
+    """A structural yes or no."""
+
+    def convert(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"expected true or false, got {value!r}")
+        return value
+
+    return eqx.field(converter=convert, static=True, default=default, metadata={"unit": "flag"})
+
+
 def choice(default: Any, *options: str) -> Any:
     """A structural switch between named conventions."""
 

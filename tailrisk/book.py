@@ -46,16 +46,27 @@ class LognormalSizes(AbstractSizes):
 
 
 class ParetoSizes(AbstractSizes):
-    """P(size > x) = (1 + x)^-tail_index, cut at the quantile that one account in the book would reach.
+    """P(size > x) = (1 + x)^-tail_index, cut so that no account holds more than the share `largest` of the book.
 
-    Real books are this heavy: deleveraged accounts of 10 October 2025 have a Hill index near 0.8 (infinite mean), so the
-    largest accounts carry a visible share of open interest and a book is never "many small accounts".
+    Real books are this heavy: deleveraged accounts of 10 October 2025 have a Hill index near 0.8 (infinite mean) and the
+    largest holds 16 % of their notional, so a few accounts carry a visible share of open interest and a book is never
+    "many small accounts". Venues limit positions, which is what the cut stands for.
     """
 
     tail_index: Real = real(0.8, unit="1", above=0.0)
+    largest: Real = real(0.02, unit="1", above=0.0, most=1.0)
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
-        return (1.0 - u) ** (-1.0 / float(self.tail_index)) - 1.0 + 1e-3
+        size = (1.0 - u) ** (-1.0 / float(self.tail_index)) - 1.0
+        share, n = float(self.largest), size.size
+        if share * n <= 1.0:  # the cut leaves no room for differences
+            return np.ones_like(u)
+        # With the k largest at the cut c, c = share (k c + sum of the rest): the first k whose cut passes the next size.
+        falling = np.sort(size)[::-1]
+        k = np.arange(min(n, int(1.0 / share) + 1))
+        rest = size.sum() - np.concatenate([[0.0], np.cumsum(falling)])[: k.size]
+        cut = share * rest / np.maximum(1.0 - share * k, 1e-12)
+        return np.minimum(size, cut[np.argmax(falling[k] <= cut)])
 
 
 class AbstractBook(eqx.Module):

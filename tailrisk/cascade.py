@@ -126,7 +126,7 @@ class State(NamedTuple):
     oracle: Any
     margin: Any
     breaker: Any
-    news: Float[Array, " assets"]  # log price had nobody been sold by force
+    path: Float[Array, " assets"]  # log price of the market law
     books: Books
 
 
@@ -134,7 +134,7 @@ class _Venue(NamedTuple):
     """What is fixed while the orders of one step execute."""
 
     shock: Shock
-    news: Float[Array, " assets"]
+    path: Float[Array, " assets"]
     oracle: Any
     level: Float[Array, " assets"]
     limits: Limits | None
@@ -154,6 +154,7 @@ class Cascade(eqx.Module):
     waterfall: Waterfall
     clearing: AbstractClearing
     couple: Real  # 1: the crash factor reaches depth and top-ups; 0 ablates it
+    observed: bool = eqx.field(static=True, default=False)  # the market's prices already contain the forced flow
 
     @property
     def draws(self) -> Draws:
@@ -186,35 +187,43 @@ class Cascade(eqx.Module):
             books,
         )
 
+    def price(self, path: Float[Array, " assets"], impact: Any) -> Float[Array, " assets"]:
+        """Log market price: the market law's path, pushed down by forced flow unless the path is an observed price."""
+        return path if self.observed else path - self.impact.offset(impact)
+
+    def news(self, path: Float[Array, " assets"], impact: Any) -> Float[Array, " assets"]:
+        """Log price had nobody been sold by force."""
+        return path + self.impact.offset(impact) if self.observed else path
+
     def step(self, state: State, noise: Noise, dt: Float[Array, ""]) -> tuple[State, Flow]:
         """One step of one path."""
         books = state.books
         shock, market = self.market.move(state.market, noise, dt)  # 1 exogenous shock
         shock = shock._replace(crash=self.couple * shock.crash)
-        news = state.news + shock.log_return
+        path = state.path + shock.log_return
         impact = self.impact.relax(books.impact, shock, dt)  # 2 market price, impact decays
-        before = news - self.impact.offset(impact)
+        before = self.price(path, impact)
         mark, _ = self.oracle.read(state.oracle, before, dt)  # 3 what the margin engine sees
         margin = self.margin.update(state.margin, shock.log_return, dt)  # 4 margin requirement
         gate = self.breaker.gate(state.breaker, before, dt)  # 6 open, halted, throttled
         limits = None if isinstance(self.breaker, NoBreaker) else self._limits(gate, impact, before)
-        venue = _Venue(shock, news, state.oracle, self.margin.level(margin), limits, gate.auction, dt)
+        venue = _Venue(shock, path, state.oracle, self.margin.level(margin), limits, gate.auction, dt)
 
         nothing = jnp.zeros_like(dt)
-        books = books._replace(impact=impact, volume=jnp.zeros_like(news), notional=nothing, deficit=nothing)
+        books = books._replace(impact=impact, volume=jnp.zeros_like(path), notional=nothing, deficit=nothing)
         if self.positions.sparse:  # 5 to 8
             needed = self.positions.needed(books.positions, mark, venue.level)
             books = rare(needed, lambda given, old: given[0]._liquidate(given[1], old), (self, venue), books)
         else:
             books = self._liquidate(venue, books)
 
-        after = news - self.impact.offset(books.impact)
+        after, news = self.price(path, books.impact), self.news(path, books.impact)
         mark, oracle = self.oracle.read(state.oracle, after, dt)
         breaker = self.breaker.update(state.breaker, before, after, jnp.abs(books.volume), dt)
         halted = ~gate.open
         books = books._replace(totals=_observe(books.totals, news, after, halted, dt))  # 9 accounts of money
         flow = Flow(after, news, mark, books.volume, books.notional, books.deficit, books.waterfall.fund, halted)
-        return State(market, oracle, margin, breaker, news, books), flow
+        return State(market, oracle, margin, breaker, path, books), flow
 
     def _limits(self, gate: Any, impact: Any, before: Float[Array, " assets"]) -> Limits:
         """Turns the venue's price levels into volumes; a price already beyond a level lets nothing execute."""
@@ -234,17 +243,17 @@ class Cascade(eqx.Module):
 
         def round_(order: Any) -> Any:
             volume, _ = positions.volume(books.positions, order, venue.limits)
-            price = venue.news - self.impact.offset(self.impact.push(impact, volume + unwound))
+            price = self.price(venue.path, self.impact.push(impact, volume + unwound))
             mark, _ = self.oracle.read(venue.oracle, price, venue.dt)
             return positions.breached(books.positions, order, mark, venue.level)
 
         order, settled = self.clearing.resolve(positions.standing(books.positions), round_)
         forced, executed = positions.volume(books.positions, order, venue.limits)
         volume = forced + unwound
-        before = venue.news - self.impact.offset(impact)
         pushed = self.impact.push(impact, volume)
-        after = venue.news - self.impact.offset(pushed)
+        after = self.price(venue.path, pushed)
         # An auction has one price for all, the price after; otherwise the average along the path of the volume.
+        before = after + self.impact.offset(pushed) - self.impact.offset(impact)
         fill = jnp.where(venue.auction, after, before + self.impact.fill(impact, volume))
         held, closing = positions.settle(books.positions, order, executed, fill, venue.shock.crash, venue.dt)
         fund = self._take_over(fund, closing, unwound, p0 * jnp.exp(fill), p0 * jnp.exp(after))

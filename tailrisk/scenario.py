@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._fields import Real, cast, count, duration, problems, real
+from ._fields import Real, cast, count, duration, flag, problems, real
 from ._streams import MAX_STEPS, Draws, Noise
 from .book import AbstractBook
 from .breaker import AbstractBreaker, NoBreaker
@@ -85,7 +85,11 @@ class Accounts(AbstractKernel):
 
 
 class Scenario(eqx.Module):
-    """Everything a run needs to know about the world."""
+    """Everything a run needs to know about the world.
+
+    With `observed`, prices are taken as they were: forced sales happen at them and do not move them again, and the impact law
+    says what the price would have been without the sales (news), so the amplification of a real crash is an attribution.
+    """
 
     market: AbstractMarket
     book: AbstractBook
@@ -99,6 +103,7 @@ class Scenario(eqx.Module):
     oracle: AbstractOracle = eqx.field(default_factory=Spot)
     breaker: AbstractBreaker = eqx.field(default_factory=NoBreaker)
     waterfall: Waterfall = eqx.field(default_factory=Waterfall)
+    observed: bool = flag(False)  # the market replays real prices, which contain the forced flow: see below
     crash_coupling: Real = real(1.0, unit="1", least=0.0, most=1.0)  # 0 cuts depth and top-ups off the crash factor
 
     @property
@@ -146,6 +151,7 @@ class Scenario(eqx.Module):
             waterfall=self.waterfall,
             clearing=self.positions.clearing,
             couple=self.crash_coupling,
+            observed=self.observed,
         )
         return VenueSystem(cast(cascade, dtype), jnp.asarray(float(self.step), dtype), self.steps, np.dtype(dtype))
 
@@ -176,7 +182,7 @@ class VenueSystem(AbstractSystem):
         """
         cascade, books = self.cascade, state.books
         positions, totals, p0 = cascade.positions, books.totals, cascade.positions.price
-        log_price = state.news - cascade.impact.offset(books.impact)
+        log_price = cascade.price(state.path, books.impact)
         price, gross = p0 * jnp.exp(log_price), positions.gross()
         nothing = jnp.zeros_like(self.dt)
         open_deficit, bankrupt = positions.open_deficit(books.positions, log_price)

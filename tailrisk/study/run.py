@@ -48,10 +48,10 @@ class Study(eqx.Module):
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Study:
     """Reads a config with its include and overrides; relative files in it are relative to it."""
-    table = read_toml(path)
+    table = _anchor(read_toml(path), path.parent)  # overrides are written where the command is, not where the config is
     for text in overrides:
         apply_override(table, text)
-    return from_table(_anchor(table, path.parent))
+    return from_table(table)
 
 
 def from_table(table: dict[str, Any]) -> Study:
