@@ -14,12 +14,11 @@ _BASIS_POINTS = 1e-3  # shares below this are given in basis points
 def format_table(summary: Mapping[str, Any]) -> str:
     """Metrics with value, 95 % interval and unit, one a line, and below them what to know before using them."""
     rows = [("metric", "value", "95 % interval", "unit")]
-    notes = []
+    notes: dict[str, int] = {}  # metrics with the same note share its number
     for name, metric in summary.get("metrics", {}).items():
         marker = ""
         if metric.get("note"):
-            notes.append(f"({len(notes) + 1}) {metric['note']}")
-            marker = f" ({len(notes)})"
+            marker = f" ({notes.setdefault(metric['note'], len(notes) + 1)})"
         value, interval, unit = _row(name, metric)
         rows.append((name, value, interval, unit + marker))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -28,7 +27,20 @@ def format_table(summary: Mapping[str, Any]) -> str:
         for name, value, interval, unit in rows
     ]
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([*_head(summary), *lines, *notes, *_warnings(summary)])
+    footnotes = [f"({number}) {note}" for note, number in notes.items()]
+    return "\n".join([*_head(summary), *lines, *footnotes, *_over_books(summary), *_warnings(summary)])
+
+
+def _over_books(summary: Mapping[str, Any]) -> list[str]:
+    """Quantiles over draws of the book, where there are several."""
+    spread = summary.get("between_books")
+    if not spread:
+        return []
+    levels = list(next(iter(spread.values())))
+    lines = [f"{'mean of each book, over books':<30}" + "".join(f"{level:>10}" for level in levels)]
+    for name, quantiles in spread.items():
+        lines.append(f"{name:<30}" + "".join(f"{short_number(quantiles[level], 3, strip=False):>10}" for level in levels))
+    return lines
 
 
 def _row(name: str, metric: Mapping[str, Any]) -> tuple[str, str, str]:

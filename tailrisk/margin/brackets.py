@@ -155,11 +155,18 @@ def _deductions(floors: Real, rates: Real) -> Real:
 
 
 def _charge(notional: Array, floors: Real, rates: Real, style: str) -> Array:
-    """Requirement of a notional; a sum over tiers, so no gather and no padding effect."""
+    """Requirement of a notional: one elementwise term a tier, so no gather, nothing of size tiers is stored, and padding
+    adds zero."""
     xp, lead = _module_of(notional, floors, rates), (1,) * (notional.ndim - 1)
-    floors, rates = (table.reshape(*lead, *table.shape) for table in (floors, rates))
-    steps = rates[..., 1:] - rates[..., :-1]
-    first, higher, n = rates[..., 0], floors[..., 1:], notional[..., None]
-    if style == "bracket":
-        return first * notional + xp.sum(steps * xp.maximum(n - higher, 0.0), axis=-1)
-    return notional * (first + xp.sum(xp.where(n >= higher, steps, 0.0), axis=-1))
+
+    def column(table: Real, tier: int) -> Array:
+        return table[:, tier].reshape(*lead, -1)
+
+    charge = rates_sum = column(rates, 0) * (notional if style == "bracket" else 1.0)
+    for tier in range(1, floors.shape[1]):
+        step, floor = column(rates, tier) - column(rates, tier - 1), column(floors, tier)
+        if style == "bracket":
+            charge = charge + step * xp.maximum(notional - floor, 0.0)
+        else:
+            rates_sum = rates_sum + xp.where(notional >= floor, step, 0.0)
+    return charge if style == "bracket" else notional * rates_sum

@@ -76,7 +76,8 @@ class SortedThresholds(AbstractPositions):
         equity = np.asarray(book.cash, float) + quantity * (price_ - np.asarray(book.entry, float)[:, 0])
         breach = thresholds(book, price_, rates, deductions)
         sides = [np.flatnonzero(quantity > 0), np.flatnonzero(quantity < 0)]
-        places = max(1, *(len(rows) for rows in sides))
+        # A power of two: books of the same size but another seed share one compiled program.
+        places = 1 << max(len(rows) - 1 for rows in sides).bit_length()
         level = np.full((2, places), -np.inf)
         zero_equity, fee_equity = level.copy(), level.copy()
         amounts = np.zeros((2, places, 2))

@@ -88,4 +88,7 @@ def _between_books(paths: dict[str, np.ndarray]) -> dict[str, Any]:
     for name in ("bad_debt", "forced_notional", "liquidated_share", "market_fall", "adl_notional", "adl_pnl"):
         means = np.array([paths[name][paths["book"] == b].astype(float).mean() for b in books])
         out[name] = {f"q{100 * q:g}": float(np.quantile(means, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+    fall, news = (np.array([paths[n][paths["book"] == b].astype(float).mean() for b in books]) for n in ("market_fall", "news_fall"))
+    ratio = fall / np.where(news > 0, news, np.nan)
+    out["amplification"] = {f"q{100 * q:g}": float(np.quantile(ratio, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
     return out
