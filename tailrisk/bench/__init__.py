@@ -1,0 +1,98 @@
+"""Side-by-side speed benchmarks: the same work by this package and by hand-written rivals, in one run."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+from .timing import Contestant, Timing, disagreements, machine, race
+
+CHECK_FAILED, BAD_INPUT = 1, 2
+NAMES = ("ladder", "accounts", "normals")
+
+
+class Race(NamedTuple):
+    """Who takes part, and the size of a call."""
+
+    contestants: dict[str, Contestant]
+    paths: int
+    work: float  # units a path
+    unit: str
+
+
+def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Path | None = None) -> int:
+    """Runs one benchmark or all; prints tables, writes `bench.json` into `out`. Returns the exit status.
+
+    No time is printed for programs that do not agree on what they computed (status 1).
+    """
+    if name is not None and name not in NAMES:
+        raise ValueError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}")
+    if find_spec("numba") is None and name != "normals":
+        click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
+        return BAD_INPUT
+    results: dict[str, Any] = {"machine": machine()}
+    about = results["machine"]
+    click.echo(f"{about['cpu']}, {about['cores']} cores, load {about['load']}, {about['device']}")
+    click.echo("  ".join(f"{package} {number}" for package, number in about["versions"].items()))
+    for chosen in NAMES if name is None else (name,):
+        entry = prepare(chosen)
+        size = paths or entry.paths
+        outcomes, timings = race(entry.contestants, size, size * entry.work, repeats)
+        wrong = disagreements(outcomes)
+        if wrong:
+            for line in wrong:
+                click.echo(f"check failed: {chosen}: {line}", err=True)
+            return CHECK_FAILED
+        spent = timings()
+        click.echo(_table(chosen, size, repeats, entry.unit, spent))
+        results[chosen] = {"paths": size, "repeats": repeats, "unit": entry.unit}
+        results[chosen] |= {who: timing._asdict() for who, timing in spent.items()}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    return 0
+
+
+def prepare(name: str, groups: int = 0) -> Race:
+    """The contestants of a benchmark, ours first; `groups` changes the size of the book."""
+    if name == "normals":
+        from . import normals
+
+        return Race(normals.contestants(), 65_536, normals.STEPS, "normals")
+    from ..simulate import simulate
+    from . import models, numba_rivals, numpy_rivals
+
+    ladder = name == "ladder"
+    groups = groups or (20_000 if ladder else 1_000)
+    scenario = (models.ladder_scenario if ladder else models.accounts_scenario)(groups)
+    system, market, book = scenario.build(np.float32), models.market_of(scenario), models.groups_of(scenario)
+    rivals = {"numpy": getattr(numpy_rivals, name), "numba": getattr(numba_rivals, name)}
+    chunk = 4096 if ladder else 256
+
+    def ours(paths: int, seed: int) -> dict[str, np.ndarray]:
+        found = simulate(system, paths=paths, seed=seed, chunk=chunk)
+        return {key: found[key] for key in ("forced_notional", "bad_debt", "fees")}
+
+    def by_hand(rival: Any) -> Contestant:
+        return lambda paths, seed: rival(market, book, paths, seed)
+
+    contestants = {"tailrisk": ours} | {who: by_hand(rival) for who, rival in rivals.items()}
+    if ladder:
+        return Race(contestants, 16_384, scenario.steps, "path-steps")
+    return Race(contestants, 1_024, scenario.steps * groups, "account-steps")
+
+
+def _table(name: str, paths: int, repeats: int, unit: str, spent: dict[str, Timing]) -> str:
+    ours = spent["tailrisk"]
+    lines = [
+        "",
+        f"{name}: {paths:,} paths, median of {repeats} in turn",
+        f"{'':12}{unit + '/s':>18}{'per core':>12}{'cores':>8}{'first call':>12}{'tailrisk is':>14}{'per core':>12}",
+    ]
+    for who, t in spent.items():
+        ratio = "" if who == "tailrisk" else f"{ours.rate / t.rate:>12.2f} x{ours.per_core / t.per_core:>10.2f} x"
+        lines.append(f"{who:12}{t.rate:>18.3g}{t.per_core:>12.3g}{t.cores:>8.2f}{t.first:>10.1f} s{ratio}")
+    return "\n".join(lines)
