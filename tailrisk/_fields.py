@@ -28,7 +28,7 @@ else:
 SECONDS_PER_YEAR = 365.0 * 86400.0
 _UNITS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _UNITS |= {"y": SECONDS_PER_YEAR, "year": SECONDS_PER_YEAR}
-_DURATION = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?|inf)\s*([a-zA-Z]*)\s*")
+_DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+|inf)\s*([a-zA-Z]*)\s*")
 
 
 def to_real(value: Any) -> Any:
@@ -55,9 +55,16 @@ def parse_duration(text: str) -> float:
 
 
 def to_duration(value: Any) -> Any:
-    """Makes a traced time in years from text with a unit; a bare number is refused because its unit would be a guess."""
+    """Makes a traced time in years from text with a unit, or from a list of such texts.
+
+    A bare number is refused because its unit would be a guess.
+    """
     if isinstance(value, str):
         return np.asarray(parse_duration(value), np.float64)
+    if isinstance(value, list | tuple):
+        times = [to_duration(item) for item in value]
+        traced = any(isinstance(time, jax.Array) for time in times)
+        return jnp.stack(times) if traced else to_real(times)
     if isinstance(value, bool | int | float):
         raise ValueError(f'{value!r} has no unit; write a duration such as "5min" or "1d"')
     return to_real(value)  # already a time in years: a tracer or an array
@@ -65,12 +72,13 @@ def to_duration(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Where a value may lie; `above`/`below` exclude the end, `least`/`most` include it."""
+    """Where a value may lie; `above`/`below` exclude the end, `least`/`most` include it, `infinite` allows infinity."""
 
     above: float | None = None
     least: float | None = None
     below: float | None = None
     most: float | None = None
+    infinite: bool = False
 
     def broken(self, value: np.ndarray) -> str | None:
         """Says what was expected if any entry of `value` breaks a bound or is not a number."""
@@ -82,37 +90,40 @@ class Bounds:
             (self.below, np.greater_equal, "<"),
             (self.most, np.greater, "<="),
         )
+        if not self.infinite and np.isinf(value).any():
+            return "a finite number"
         wanted = [f"{sign} {limit:g}" for limit, _, sign in checks if limit is not None]
         failed = any(limit is not None and wrong(value, limit).any() for limit, wrong, _ in checks)
         return "a value " + " and ".join(wanted) if failed else None
 
 
-def _bounded(bounds: dict[str, float], unit: str, converter: Any, default: Any) -> Any:
+def _bounded(bounds: dict[str, Any], unit: str, converter: Any, default: Any) -> Any:
     # Dataclasses refuse arrays as defaults; the converter makes one of what the factory gives.
-    given = {} if default is dataclasses.MISSING else {"default_factory": lambda: default}
+    given: Any = {} if default is dataclasses.MISSING else {"default_factory": lambda: default}
     return eqx.field(converter=converter, metadata={"unit": unit, "bounds": Bounds(**bounds)}, **given)
 
 
 def real(default: Any = dataclasses.MISSING, *, unit: str, **bounds: float) -> Any:
-    """A traced number or array. `bounds`: above, least, below, most."""
+    """A traced number or array. `bounds`: above, least, below, most, infinite (limits that may be switched off)."""
     return _bounded(bounds, unit, to_real, default)
 
 
 def duration(default: Any = dataclasses.MISSING, **bounds: float) -> Any:
-    """A traced time, kept in years, written with a unit ("5min", "1d"). `bounds` are in years."""
-    return _bounded(bounds or {"above": 0.0}, "year", to_duration, default)
+    """A traced time, kept in years, written with a unit ("5min", "1d", "inf d"). `bounds` are in years."""
+    return _bounded({"infinite": True} | (bounds or {"above": 0.0}), "year", to_duration, default)
 
 
 def count(default: Any = dataclasses.MISSING, *, least: int = 0, most: int | None = None) -> Any:
     """A structural whole number: it shapes the compiled program."""
 
     def convert(value: Any) -> int:
-        whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value == int(value))
+        whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole:
             raise ValueError(f"expected a whole number, got {value!r}")
         value = int(value)
         if value < least or (most is not None and value > most):
-            raise ValueError(f"expected a whole number from {least} to {most or 'any'}, got {value}")
+            wanted = f"of {least} or more" if most is None else f"from {least} to {most}"
+            raise ValueError(f"expected a whole number {wanted}, got {value}")
         return value
 
     given = {} if default is dataclasses.MISSING else {"default": default}

@@ -127,7 +127,7 @@ class Schedule(AbstractLiquidation):
     fee: Real = real(0.0, unit="1 of traded notional", least=0.0, below=1.0)
     first_share: Real = real(0.2, unit="1", above=0.0, most=1.0)
     wait: Real = duration("30s", least=0.0)
-    size_limit: Real = real(1e5, unit="USD", least=0.0)
+    size_limit: Real = real(1e5, unit="USD", least=0.0, infinite=True)
     backstop_level: Real = real(2.0 / 3.0, unit="1", least=0.0, below=1.0)  # of maintenance; 0 switches it off
     partial: ClassVar[bool] = True
     timed: ClassVar[bool] = True

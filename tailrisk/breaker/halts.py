@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._fields import Bounds, Real, choice, duration, real, to_duration
+from .._fields import Real, choice, duration, real
 from .base import AbstractBreaker, Gate, open_gate
 from .clock import Clock, advance, armed, at_or_above, at_or_below, auctioning, log_fall, start, whole_steps
 from .reference import AbstractReference, FixedReference, pick
@@ -31,7 +30,7 @@ class Halt(AbstractBreaker):
     (assets,).
     """
 
-    threshold: Real = real(0.10, unit="1", above=0.0)
+    threshold: Real = real(0.10, unit="1", above=0.0, infinite=True)
     length: Real = duration("5min")
     reference: AbstractReference = FixedReference()
     cooldown: Real = duration("0s", least=0.0)
@@ -98,10 +97,6 @@ class MarketWideState(NamedTuple):
     left: Float[Array, " assets"]
 
 
-def _durations(value: Any) -> Any:
-    return np.stack([to_duration(item) for item in value]) if isinstance(value, list | tuple) else to_duration(value)
-
-
 class MarketWide(AbstractBreaker):
     """Halts at levels of decline from the price at the start of the session, each level once a session.
 
@@ -111,12 +106,8 @@ class MarketWide(AbstractBreaker):
     of a real rule is the asset itself. Left out: the hour after which the first levels no longer halt.
     """
 
-    levels: Real = real((0.07, 0.13, 0.20), unit="1", above=0.0)  # (levels,), increasing
-    lengths: Real = eqx.field(
-        default_factory=lambda: ("15min", "15min", "inf d"),
-        converter=_durations,
-        metadata={"unit": "year", "bounds": Bounds(above=0.0)},
-    )
+    levels: Real = real((0.07, 0.13, 0.20), unit="1", above=0.0, infinite=True)  # (levels,), increasing
+    lengths: Real = duration(("15min", "15min", "inf d"))  # (levels,)
     session: Real = duration("1d")
 
     def __check_init__(self):

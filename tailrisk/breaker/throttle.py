@@ -19,7 +19,7 @@ class Throttle(AbstractBreaker):
     room is not saved up. Infinite volume is no breaker, zero volume no liquidation. `volume` is () or (assets,).
     """
 
-    volume: Real = real(unit="units", least=0.0)
+    volume: Real = real(unit="units", least=0.0, infinite=True)
     window: Real = duration("1h")
 
     def init(self, log_price: Float[Array, " assets"]) -> Bool[Array, " assets"]:

@@ -35,7 +35,7 @@ class ConstantDepth(AbstractDepth):
     one number for all assets or one per asset. Wrong in a crash, where makers withdraw: see `EvaporatingDepth`.
     """
 
-    volume: Real = real(unit="units", above=0.0)  # () or (assets,)
+    volume: Real = real(unit="units", above=0.0, infinite=True)  # () or (assets,)
 
     def init(self, assets: int, dtype: Any) -> Float[Array, "0 assets"]:
         return jnp.zeros((0, assets), dtype)  # holds nothing; remembers how many assets there are
@@ -70,7 +70,7 @@ class EvaporatingDepth(AbstractDepth):
     **Simplified:** h is one number for all assets, and depth does not differ between the two sides of the book.
     """
 
-    volume: Real = real(unit="units", above=0.0)  # () or (assets,)
+    volume: Real = real(unit="units", above=0.0, infinite=True)  # () or (assets,)
     sensitivity: Real = real(1.5, unit="1", least=0.0)  # a
     floor: Real = real(0.02, unit="1", above=0.0, most=1.0)
     memory: Real = duration("60min")
