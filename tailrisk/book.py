@@ -5,8 +5,6 @@ much an answer depends on positions nobody can see.
 """
 
 import abc
-import csv
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import equinox as eqx
 import numpy as np
 
 from ._fields import Real, count, real
+from .data._tables import numbers, read_table
 from .margin import AbstractMargin
 from .positions.base import Book
 
@@ -100,10 +99,10 @@ class LeverageMixture(AbstractBook):
     seed: int = count(0)
 
     def check(self) -> Iterator[tuple[str, str]]:
-        if np.shape(self.leverages) != np.shape(self.weights) or np.ndim(self.leverages) != 1:
-            yield "weights", f"expected one weight per leverage ({np.shape(self.leverages)}), got {np.shape(self.weights)}"
-        elif np.sum(self.weights) <= 0:
-            yield "weights", "all weights are zero; give at least one leverage a share of the notional"
+        yield from _mixture_complaints(self.leverages, self.weights)
+        for name in ("notional", "spread", "long_share", "entry_deviation", "gap", "reserve"):
+            if np.ndim(getattr(self, name)):
+                yield name, f"{np.asarray(getattr(self, name)).tolist()}: expected one number, the book has one asset"
 
     def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
         rng = np.random.default_rng([self.seed, seed])
@@ -117,6 +116,13 @@ class LeverageMixture(AbstractBook):
         side = np.array([1.0, -1.0])[_due(rng, notional, np.array([long_share, 1.0 - long_share]))]
         entry = spot * np.exp(float(self.entry_deviation) * rng.standard_normal(n))
         return _survivors(spot, margin, float(self.gap), side * notional / spot, entry, leverage, float(self.reserve))
+
+
+def _mixture_complaints(leverages: Any, weights: Any) -> Iterator[tuple[str, str]]:
+    if np.shape(leverages) != np.shape(weights) or np.ndim(leverages) != 1:
+        yield "weights", f"{np.size(weights)} weight(s) for {np.size(leverages)} leverage(s); give one for each"
+    elif np.sum(weights) <= 0:
+        yield "weights", "all weights are zero; give at least one leverage a share of the notional"
 
 
 def _due(rng: np.random.Generator, amount: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -183,6 +189,9 @@ class CrossMixture(AbstractBook):
     reserve: Real = real(0.0, unit="1", least=0.0)
     seed: int = count(0)
 
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from _mixture_complaints(self.leverages, self.weights)
+
     def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
         from .positions.groups import group_positions
 
@@ -220,20 +229,29 @@ class PositionTable(AbstractBook):
 
     def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
         del margin, seed
-        columns = _read_table(Path(self.path))
+        table, rows = read_table(
+            Path(self.path), ("account", "quantity", "entry", "collateral"), optional=("asset", "mode"), least=1
+        )
         assets = np.asarray(price).size
-        quantity, entry, cash = (_numbers(self.path, columns, name) for name in ("quantity", "entry", "collateral"))
-        if not quantity.size:
-            raise ValueError(f"{self.path}: the table has no rows, expected at least one position")
-        asset = _numbers(self.path, columns, "asset").astype(int) if "asset" in columns else np.zeros(quantity.size, int)
-        mode = columns.get("mode", ["isolated"] * quantity.size)
-        _refuse(self.path, (asset < 0) | (asset >= assets), asset, "asset", f"expected 0 to {assets - 1}")
-        _refuse(self.path, quantity == 0, quantity, "quantity", "expected a signed size other than 0")
-        _refuse(self.path, entry <= 0, entry, "entry", "expected a price > 0")
-        _refuse(self.path, cash < 0, cash, "collateral", "expected USD >= 0; write a short as a negative quantity")
-        wrong = np.array([m not in ("isolated", "cross") for m in mode])
-        _refuse(self.path, wrong, np.asarray(mode), "mode", 'expected "isolated" or "cross"')
-        owner = _codes(columns["account"])
+        table = {"asset": np.zeros(len(rows), int), "mode": np.full(len(rows), "isolated")} | table
+
+        def column(name: str, expected: str, allowed: Any) -> np.ndarray:
+            value = (
+                numbers(table[name], rows, self.path, name) if name != "mode" else np.asarray(table[name]).astype(str)
+            )
+            for row in np.flatnonzero(~allowed(value))[:1]:
+                raise ValueError(
+                    f"{self.path} row {rows[row]}: {name} = {value[row]!s}, expected {expected}; mend the row"
+                )
+            return value
+
+        quantity = column("quantity", "a signed finite number other than 0", lambda v: np.isfinite(v) & (v != 0))
+        entry = column("entry", "a finite price > 0", lambda v: np.isfinite(v) & (v > 0))
+        cash = column("collateral", "USD >= 0 (a short has a negative quantity)", lambda v: np.isfinite(v) & (v >= 0))
+        wanted = "0" if assets == 1 else f"a whole number from 0 to {assets - 1}"
+        asset = column("asset", f"{wanted}, as in price", lambda v: np.isin(v, np.arange(assets))).astype(int)
+        mode = column("mode", '"isolated" or "cross"', lambda v: np.isin(v, ("isolated", "cross")))
+        owner = _codes(table["account"])
         keys = [(o, "cross" if m == "cross" else i) for i, (o, m) in enumerate(zip(owner, mode, strict=True))]
         group = _codes(keys)
         groups = group.max() + 1
@@ -245,59 +263,13 @@ class PositionTable(AbstractBook):
         money = money - np.where(units == 0, cost, 0.0).sum(axis=1)  # two rows that offset realize their difference
         account = np.zeros(groups, int)
         account[group] = owner
-        return Book(units, mean_entry, money, account, np.ones(groups), np.zeros(groups))
+        held = (units != 0).any(axis=1)
+        if not held.any():
+            raise ValueError(f"{self.path}: the rows of each account offset each other, expected at least one position")
+        book: Any = (units, mean_entry, money, account, np.ones(groups), np.zeros(groups))
+        return Book(*(value[held] for value in book))
 
 
-def _codes(labels: list[Any]) -> np.ndarray:
+def _codes(labels: Any) -> np.ndarray:
     known: dict[Any, int] = {}
     return np.array([known.setdefault(label, len(known)) for label in labels])
-
-
-def _refuse(path: str, wrong: np.ndarray, value: np.ndarray, column: str, expected: str) -> None:
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(f"{path}: row {row + 1}, column {column!r} is {value[row]!s}: {expected}")
-
-
-def _read_table(path: Path) -> dict[str, list[Any]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the path of a CSV or parquet table of positions")
-    if path.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError:
-            raise ValueError(f"{path}: reading parquet needs the extra: pip install 'tailrisk-jax[data]'") from None
-        columns = {name: column.to_pylist() for name, column in zip(*_parquet(parquet, path), strict=True)}
-    else:
-        opener = gzip.open if path.suffix == ".gz" else open
-        try:
-            with opener(path, "rt", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
-        columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
-    missing = [name for name in ("account", "quantity", "entry", "collateral") if name not in columns]
-    if missing and columns:
-        raise ValueError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(map(str, columns))}")
-    if not columns:
-        raise ValueError(f"{path}: the table has no rows, expected at least one position")
-    return columns
-
-
-def _parquet(parquet: Any, path: Path) -> tuple[list[str], list[Any]]:
-    try:
-        table = parquet.read_table(path)
-    except Exception as error:  # pyarrow raises many kinds
-        raise ValueError(f"{path}: cannot be read as parquet ({error})") from None
-    return table.column_names, table.columns
-
-
-def _numbers(path: str, columns: dict[str, list[Any]], name: str) -> np.ndarray:
-    out = np.empty(len(columns[name]))
-    for row, text in enumerate(columns[name]):
-        try:
-            out[row] = float(text)
-        except (TypeError, ValueError):
-            raise ValueError(f"{path}: row {row + 1}, column {name!r} is {text!r}: expected a number") from None
-    _refuse(path, ~np.isfinite(out), out, name, "expected a finite number")
-    return out

@@ -45,6 +45,10 @@ def _ladder_fee(kernel: str, margin: AbstractMargin, liquidation: AbstractLiquid
             f'positions.kind = "{kernel}" closes accounts in full, liquidation.kind is "{type(liquidation).__name__}"; '
             'use liquidation.kind = "Full" or positions.kind = "Accounts"'
         )
+    try:
+        margin.lines()
+    except ValueError as error:
+        raise ValueError(f'margin: {error} (positions.kind = "Accounts")') from None
     if not margin.is_static:
         raise ValueError(
             f'positions.kind = "{kernel}" needs margins that do not move, margin.kind is "{type(margin).__name__}"; '
@@ -96,8 +100,8 @@ class Scenario(eqx.Module):
     margin: AbstractMargin
     impact: AbstractImpact
     price: Real = real(unit="USD/unit", above=0.0)  # (assets,) at the start
-    horizon: Real = duration()
-    step: Real = duration()
+    horizon: Real = duration(above=0.0, infinite=False)
+    step: Real = duration(above=0.0, infinite=False)
     positions: AbstractKernel = eqx.field(default_factory=SortedLadder)
     liquidation: AbstractLiquidation = eqx.field(default_factory=Full)
     oracle: AbstractOracle = eqx.field(default_factory=Spot)
@@ -112,9 +116,14 @@ class Scenario(eqx.Module):
         return round(float(self.horizon) / float(self.step))
 
     def check(self) -> Iterator[tuple[str, str]]:
+        for name in ("horizon", "step"):
+            if np.ndim(getattr(self, name)):
+                yield name, f'a list of {np.size(getattr(self, name))} times, expected one, for example "1d"'
+                return
         ratio = float(self.horizon) / float(self.step)
         if not 1 <= round(ratio) < MAX_STEPS or abs(ratio - round(ratio)) > 1e-6 * ratio:
-            yield "step", f"the horizon is {ratio:g} steps long, expected a whole number from 1 to {MAX_STEPS - 1}"
+            yield "step", f"the horizon is {ratio:g} steps long, expected a whole number from 1 to {MAX_STEPS - 1:,}"
+            return
         for name in ("market", "oracle", "breaker"):
             for field, complaint in getattr(self, name).check_step(float(self.step)):
                 yield f"{name}.{field}", complaint
@@ -135,12 +144,24 @@ class Scenario(eqx.Module):
         price = np.asarray(self.price, float).reshape(-1)
         if market.assets != price.size:
             raise ValueError(
-                f"market has {market.assets} asset(s), price has {price.size}; give each asset one starting price"
+                f'price: {price.size} price(s), but market.kind = "{type(self.market).__name__}" has {market.assets} '
+                "asset(s); give each asset one starting price"
             )
         book = self.book.build(price, self.margin, draw)
         wrong = list(problems(book, "book"))
         if wrong:
             raise ValueError(wrong[0])
+        held = np.asarray(book.quantity).shape[1]
+        if held != price.size:
+            raise ValueError(
+                f'book.kind = "{type(self.book).__name__}" has positions in {held} asset(s), price has {price.size}; '
+                'use book.kind = "CrossMixture" or "PositionTable"'
+            )
+        gross = float((np.abs(book.quantity) @ price * book.weight).sum())
+        if not 0.0 < gross < float(np.finfo(dtype).max):
+            raise ValueError(
+                f"book: gross notional is {gross:g} USD, expected a number > 0 that {np.dtype(dtype)} holds"
+            )
         cascade = Cascade(
             market=market,
             oracle=self.oracle,

@@ -4,6 +4,7 @@ import csv
 import datetime
 import difflib
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,16 @@ from typing import Any
 import numpy as np
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
-    """The wanted columns of a table, and the row number of each line in the file."""
-    if not path.is_file():
+def read_table(
+    path: Path, wanted: Sequence[str], optional: Sequence[str] = (), least: int = 2
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The wanted columns of a table, the optional ones it has, and the row number of each line in the file.
+
+    **Raises:** ValueError if the table cannot be read, lacks a column or has no rows; `least` is what it should have.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, expected a .csv, .csv.gz or .parquet file")
+    if not path.exists():
         near = difflib.get_close_matches(
             path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], 1
         )
@@ -22,20 +30,26 @@ def read_table(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], np.nd
         )
     try:
         if path.suffix == ".parquet":
-            return _read_parquet(path, wanted)
-        with (
-            gzip.open(path, "rt", encoding="utf-8", newline="")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8", newline="") as file
-        ):
-            return _read_csv(path, csv.reader(file), wanted)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            table, rows = _read_parquet(path, wanted, optional)
+        else:
+            with (
+                gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+                if path.suffix == ".gz"
+                else path.open(encoding="utf-8-sig", newline="") as file
+            ):
+                table, rows = _read_csv(path, csv.reader(file), wanted, optional)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a table: {error}; expected .csv, .csv.gz or .parquet") from None
+    if not len(rows):
+        raise ValueError(f"{path}: the table has no rows, expected at least {least}")
+    return table, rows
 
 
-def _read_csv(path: Path, reader: Iterator[list[str]], wanted: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
-    header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
-    _check_columns(path, header, wanted)
+def _read_csv(
+    path: Path, reader: Iterator[list[str]], wanted: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, Any], np.ndarray]:
+    header = [name.strip() for name in next(reader, [])]
+    wanted = _columns(path, header, wanted, optional)
     places = [header.index(name) for name in wanted]
     columns: list[list[str]] = [[] for _ in wanted]
     rows = []
@@ -49,12 +63,10 @@ def _read_csv(path: Path, reader: Iterator[list[str]], wanted: Sequence[str]) ->
         rows.append(row)
         for column, place in zip(columns, places, strict=True):
             column.append(line[place])
-    if not rows:
-        raise ValueError(f"{path}: the table has no rows, expected at least 2")
     return dict(zip(wanted, columns, strict=True)), np.array(rows)
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+def _read_parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -63,19 +75,25 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], np
             f"{path}: reading Parquet needs pyarrow; install tailrisk-jax[data], or give a .csv file"
         ) from None
     try:
-        _check_columns(path, pyarrow.parquet.read_schema(path).names, wanted)
+        wanted = _columns(path, pyarrow.parquet.read_schema(path).names, wanted, optional)
         table = pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(wanted)))
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not a valid Parquet file: {error}") from None
-    if table.num_rows == 0:
-        raise ValueError(f"{path}: the table has no rows, expected at least 2")
     return {name: table[name].to_numpy() for name in wanted}, np.arange(1, table.num_rows + 1)
 
 
-def _check_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+def _columns(path: Path, header: Sequence[str], wanted: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """The columns to read: all that are wanted, and the optional ones that are there."""
+    if not header:
+        raise ValueError(f"{path}: the file is empty, expected a header with {', '.join(wanted)}")
     for name in wanted:
         if name not in header:
             raise ValueError(f"{path}: no column {name!r}{hint(name, list(header))}")
+    names = [*wanted, *(name for name in optional if name in header)]
+    for name in names:
+        if list(header).count(name) > 1:
+            raise ValueError(f"{path}: there are two columns {name!r}, expected one; remove or rename the other")
+    return names
 
 
 def numbers(raw: Any, rows: np.ndarray, path: str, name: str, remedy: str = "remove or mend the row") -> np.ndarray:

@@ -43,6 +43,13 @@ class LogReturns(AbstractSeries):
     mean_square: Real = real(unit="1", least=0.0)  # (assets,) mean of squared log returns
     every: Real = duration()  # spacing
 
+    def __check_init__(self):
+        if np.ndim(self.log_return) != 2:
+            raise ValueError(
+                f"log_return has shape {np.shape(self.log_return)}, expected (times, assets); to give prices in a "
+                'config, use kind = "PriceArray"'
+            )
+
     @property
     def assets(self) -> int:
         return self.log_return.shape[1]
@@ -86,6 +93,8 @@ class PriceArray(AbstractSeries):
 
 
 def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"expected a name or a list of names, got {value!r}")
     return (value,) if isinstance(value, str) else tuple(str(name) for name in value)
 
 
@@ -131,7 +140,10 @@ class PriceFile(AbstractSeries):
             if getattr(self, name):
                 seconds(getattr(self, name), name)
         if self.every:
-            parse_duration(self.every)
+            try:
+                parse_duration(self.every)
+            except ValueError as error:
+                raise ValueError(f"every: {error}") from None
 
     @property
     def assets(self) -> int:
