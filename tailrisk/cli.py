@@ -1,10 +1,12 @@
 """The `tailrisk` command.
 
-Exit status: 0 done, 1 a check failed, 2 bad input or missing data, 3 an estimate refused by its diagnostics.
+Exit status: 0 done, 1 a check failed, 2 bad input or missing data, 3 an estimate refused by its diagnostics, 130
+stopped by Ctrl-C. A `ValueError` that is no `ConfigError` is a bug and keeps its traceback.
 """
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,6 +20,8 @@ from .study.config import ConfigError
 
 BAD_INPUT = 2
 CHECK_FAILED = 1
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+_NO_MEMORY = "out of memory; lower run.chunk, run.paths or the number of accounts"
 
 
 class _Group(click.Group):
@@ -26,13 +30,26 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ConfigError, ValueError) as error:
-            for line in str(error).splitlines():
-                click.echo(f"error: {line}", err=True)
-            ctx.exit(BAD_INPUT)
+        except ConfigError as error:
+            _fail(ctx, str(error))
+        except OSError as error:  # a disk or a file of the user, never the program
+            name = error.filename or "the disk"
+            _fail(ctx, f"{name}: {error.strerror or error}; check the path, its permissions and the free space")
         except MemoryError:
-            click.echo("error: out of memory; lower run.paths or run.chunk", err=True)
-            ctx.exit(BAD_INPUT)
+            _fail(ctx, _NO_MEMORY)
+        except RuntimeError as error:  # what a device says when its memory is full
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            _fail(ctx, _NO_MEMORY)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _fail(ctx: click.Context, text: str) -> None:
+    for line in text.splitlines():
+        click.echo(f"error: {line}", err=True)
+    ctx.exit(BAD_INPUT)
 
 
 def _start_jax() -> None:
@@ -69,6 +86,12 @@ def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     progress = _Progress()
     try:
         summary = execute(study, out, resume=resume, report=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        if (out / "config.toml").exists():
+            words = ["tailrisk", "run", str(config), *overrides, "--out", str(out), "--resume"]
+            click.echo(f"stopped; go on with: {shlex.join(words)}", err=True)
+        raise
     finally:
         progress.close()
     _, notes = draw_all(read_arrays(out / "results.npz"), summary, out / "figures")
@@ -133,14 +156,14 @@ class _Progress:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def validate(config: Path, overrides: tuple[str, ...]) -> None:
     """Check a config; every error names its dotted key."""
-    from .study.run import check_size, load, use_precision
+    from .study.run import check_size, load, prepare
 
     study = load(config, overrides)
     check_size(study, Path("."))
-    system = study.scenario.build(use_precision(study.run.precision))
-    groups = float(system.cascade.positions.gross())
+    system = prepare(study)
+    gross = float(system.cascade.positions.gross())
     click.echo(
-        f"{config}: valid. {study.run.books} book(s) of {groups:,.0f} USD gross notional, {study.run.paths:,} paths of "
+        f"{config}: valid. {study.run.books} book(s) of {gross:,.0f} USD gross notional, {study.run.paths:,} paths of "
         f"{system.steps} steps, {study.run.precision}."
     )
 
@@ -152,14 +175,28 @@ def report(folder: Path) -> None:
     from .figures import draw_all, format_table
     from .study.folder import read_arrays
 
-    if not (folder / "summary.json").is_file():
-        raise ConfigError(f"{folder}: holds no finished run (no summary.json); give the folder that `tailrisk run` wrote")
+    file = folder / "summary.json"
+    if (folder / "config.toml").is_file() and not (folder / "run.json").is_file():
+        raise ConfigError(
+            f"{folder}: this run is not finished (no run.json); go on with it by `tailrisk run ... --resume`"
+        )
+    if not file.is_file():
+        raise ConfigError(
+            f"{folder}: holds no finished run (no summary.json); give the folder that `tailrisk run` wrote"
+        )
     try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        summary = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{folder / 'summary.json'}: not valid JSON ({error})") from None
-    _, notes = draw_all(read_arrays(folder / "results.npz"), summary, folder / "figures")
-    click.echo(format_table(summary))
+        raise ConfigError(f"{file}: not valid JSON ({error}); run the config again into another folder") from None
+    results = read_arrays(folder / "results.npz")
+    try:
+        table = format_table({"metrics": summary["metrics"]} | summary)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{file}: not the summary of a run ({error!r}); run the config again into another folder"
+        ) from None
+    _, notes = draw_all(results, summary, folder / "figures")
+    click.echo(table)
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"figures: {folder / 'figures'}")
@@ -181,19 +218,24 @@ def doctor() -> None:
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
         click.echo(f"device {device.id}: {device.platform} {device.device_kind}{memory}")
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    click.echo(f"{os.cpu_count()} cores, {pages / 2**30:.1f} GiB memory, {shutil.disk_usage('.').free / 2**30:.1f} GiB free disk here")
-    click.echo(f"compiled programs are kept in {jax.config.jax_compilation_cache_dir}")
+    click.echo(
+        f"{os.cpu_count()} cores, {pages / 2**30:.1f} GiB memory, "
+        f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free disk here"
+    )
+    click.echo(f"compiled programs are kept in {jax.config.values['jax_compilation_cache_dir']}")
     click.echo("precision: float32 for speed (run.precision), float64 for published numbers")
 
 
 @main.command()
 @click.argument("name", required=False)
 @click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
-def bench(name: str | None, paths: int) -> None:
-    """Side-by-side speed benchmarks; needs the extra `compare`."""
+@click.option("--repeats", default=5, help="Timings of each program, in turn.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
+def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
+    """Side-by-side speed benchmarks (ladder, accounts, normals); needs the extra `compare`."""
     from .bench import run_bench
 
-    sys.exit(run_bench(name, paths))
+    sys.exit(run_bench(name, paths, repeats, out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """TOML <-> typed tree. The types are the schema: keys are fields, `kind` picks a final class of an abstract one.
 
-A config may `include` one other file (relative to itself), whose tables it completes or overrides; `key=value` overrides on
-the command line go on top. Unknown keys, missing keys and wrong values are errors that name the dotted key.
+A config may `include` one other file (relative to itself), whose tables it completes or overrides; `key=value`
+overrides on the command line go on top. A table without a `kind` completes the default of its field, if it has one.
+Unknown keys, missing keys and wrong values are errors that name the dotted key.
 """
 
 import dataclasses
@@ -26,31 +27,47 @@ class ConfigError(ValueError):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A config file with its include merged in."""
+    """A config file with its include merged in; each `path` in a file is relative to that file."""
     table = _parse(path)
-    if "include" not in table:
+    include = table.pop("include", None)
+    if include is None:
         return table
-    include = table.pop("include")
     if not isinstance(include, str):
-        raise ConfigError(f"{path}: include = {include!r}: expected one file name")
-    base = _parse(path.parent / include, wanted_by=path)
+        raise ConfigError(f"{path}: include = {include!r}: expected one file name in quotes")
+    file = path.parent / include
+    base = _parse(file, wanted_by=path)
     if "include" in base:
-        raise ConfigError(f"{path.parent / include}: an included file may not include another one")
+        raise ConfigError(
+            f"{file}: included by {path}, so it may not include {base['include']!r} itself; include one file and write "
+            "the rest out"
+        )
     return merge(base, table)
 
 
 def _parse(path: Path, wanted_by: Path | None = None) -> dict[str, Any]:
-    if not path.is_file():
+    by = f" (included by {wanted_by})" if wanted_by else ""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder{by}, expected a TOML file")
+    if not path.exists():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        by = f" (included by {wanted_by})" if wanted_by else ""
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; check the path"
         raise ConfigError(f"{path}: no such config file{by}{hint}")
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return _anchor(tomllib.loads(path.read_text("utf-8")), path.parent)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _anchor(value: Any, folder: Path) -> Any:
+    """Makes every `path` of a config relative to the working folder instead of the config."""
+    if isinstance(value, dict):
+        return {
+            key: str(folder / item) if key == "path" and isinstance(item, str) else _anchor(item, folder)
+            for key, item in value.items()
+        }
+    return [_anchor(item, folder) for item in value] if isinstance(value, list) else value
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -58,25 +75,28 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        out[key] = merge(old, value) if same_kind else value
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+            out[key] = merge(old, value)
+        else:
+            out[key] = value
     return out
 
 
 def apply_override(table: dict[str, Any], text: str) -> None:
     """Applies one `dotted.key=value`; the value is TOML, or text where TOML would need quotes."""
     key, sign, value = text.partition("=")
-    if not sign or not key.strip():
+    names = [name.strip() for name in key.split(".")]
+    if not sign or not all(names):
         raise ConfigError(f"override {text!r}: expected key=value, for example run.paths=10000")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    *parents, last = key.strip().split(".")
+    *parents, last = names
     for name in parents:
         inner = table.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"override {text!r}: {name} is a value, not a table")
+            raise ConfigError(f"override {text!r}: {name} is {inner!r}, not a table")
         table = inner
     if isinstance(parsed, dict) or last != "kind" or table.get("kind") == parsed:
         table[last] = parsed
@@ -102,6 +122,13 @@ def _is_final(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, eqx.Module) and not kind.__name__.startswith("Abstract")
 
 
+def _default(field: Any) -> Any:
+    """What a field holds when nothing is given; None if something must be."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
@@ -112,11 +139,20 @@ def _converter() -> cattrs.Converter:
 
     def final(cls: type) -> Any:
         fields = dataclasses.fields(cls)
-        hooks = {
+        hooks: dict[str, Any] = {
             field.name: override(struct_hook=lambda value, _, convert=field.metadata["converter"]: convert(value))
             for field in fields
-            if field.metadata.get("converter") is not None
+            if field.metadata.get("converter") not in (None, tuple)  # a tuple of components is structured item by item
         }
+        defaults = {field.name: field for field in fields if _is_abstract(field.type)}
+
+        def _of_default_kind(name: str, item: Any) -> Any:
+            """A table without a kind completes the default of its field."""
+            default = _default(defaults[name]) if name in defaults else None
+            if default is None or not isinstance(item, dict) or "kind" in item:
+                return item
+            return merge(converter.unstructure(default, type(default)), item)
+
         structure = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **hooks)
 
         def hook(value: Any, _: Any) -> Any:
@@ -124,7 +160,7 @@ def _converter() -> cattrs.Converter:
                 value = {"kind": value}
             if not isinstance(value, dict):
                 raise ValueError(f"expected a table of {', '.join(f.name for f in fields)}, got {value!r}")
-            value = dict(value)
+            value = {key: _of_default_kind(key, item) for key, item in value.items()}
             kind = value.pop("kind", cls.__name__)
             if kind != cls.__name__:
                 raise ValueError(f"kind = {kind!r}: expected {cls.__name__!r}")
@@ -167,7 +203,9 @@ def _plain(item: Any, metadata: Any, converter: cattrs.Converter) -> Any:
         return [_plain(inner, {}, converter) for inner in item]
     if isinstance(item, eqx.Module):
         return converter.unstructure(item, type(item))
-    if metadata.get("unit") == "year" and "bounds" in metadata and np.ndim(item) == 0:
+    if metadata.get("unit") == "year" and "bounds" in metadata:
+        if np.ndim(item):
+            return [_plain(inner, metadata, converter) for inner in item]
         return f"{float(item) * SECONDS_PER_YEAR:.12g} s"  # rounds back to the seconds that were written
     if hasattr(item, "tolist"):
         return item.tolist()
@@ -177,16 +215,16 @@ def _plain(item: Any, metadata: Any, converter: cattrs.Converter) -> Any:
 CONVERTER = _converter()
 
 
-def structure(table: dict[str, Any], cls: type) -> Any:
-    """Builds a typed tree from TOML tables.
+def structure(table: Any, cls: type, key: str = "") -> Any:
+    """Builds a typed tree from TOML tables; `key` is where the table stands in the config.
 
     **Raises:** `ConfigError` with one line per complaint, each starting with its dotted key.
     """
     try:
         tree = CONVERTER.structure(table, cls)
-    except Exception as error:  # cattrs groups what it finds
-        raise ConfigError("\n".join(_lines(error, ""))) from None
-    wrong = list(problems(tree))
+    except (cattrs.BaseValidationError, ValueError) as error:  # cattrs groups what it finds
+        raise ConfigError("\n".join(_lines(error, key))) from None
+    wrong = list(problems(tree, key))
     if wrong:
         raise ConfigError("\n".join(wrong))
     return tree
@@ -197,7 +235,8 @@ def _lines(error: BaseException, key: str) -> Iterator[str]:
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         known = [field.name for field in dataclasses.fields(error.cl)]
         for name in sorted(error.extra_fields):
-            yield f"{_join(key, name)}: unknown key{_nearest(name, known)}"
+            near = _nearest(name, known) if known else f"; {error.cl.__name__} has no keys, another kind may"
+            yield f"{_join(key, name)}: unknown key{near}"
     elif isinstance(error, cattrs.BaseValidationError):
         for inner in error.exceptions:
             note = next((n for n in getattr(inner, "__notes__", []) if isinstance(n, AttributeValidationNote)), None)
@@ -206,9 +245,14 @@ def _lines(error: BaseException, key: str) -> Iterator[str]:
             where = _join(key, name) if item is None else f"{key}[{item.index}]"
             yield from _lines(inner, where)
     elif isinstance(error, KeyError):
-        yield f"{_join(key, str(error.args[0])) if not key.endswith(str(error.args[0])) else key}: missing; give it a value"
-    else:
+        name = str(error.args[0])
+        yield f"{key if key.endswith(name) else _join(key, name)}: missing; give it a value"
+    elif isinstance(error, ValueError):
         yield f"{key}: {error}" if key else str(error)
+    elif isinstance(error, TypeError) and "not iterable" in str(error):
+        yield f"{key}: expected a list"
+    else:
+        raise error  # a bug, not bad input
 
 
 def _join(*keys: str) -> str:

@@ -2,9 +2,11 @@
 
 import hashlib
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,16 @@ import jax
 import numpy as np
 
 from .._fields import Real, choice, count, real
-from .._streams import MAX_PATHS
+from .._streams import MAX_PATHS, Noise
 from ..scenario import Scenario, VenueSystem
-from ..simulate import simulate
+from ..simulate import LANES, rollout, simulate
 from .config import ConfigError, apply_override, dump, read_toml, structure
-from .folder import free_bytes, prepare_folder, read_arrays, write_arrays, write_json
+from .folder import free_bytes, memory_bytes, prepare_folder, read_arrays, write_arrays, write_json
 from .observe import observe
 from .summary import summarize
 
-PART = 2**16  # paths of one part on disk
+_OUTCOMES = 28  # numbers of one path
+_COPIES = 3  # of the results in memory at the end, and of a path's state while a step is computed
 
 
 class Run(eqx.Module):
@@ -30,13 +33,20 @@ class Run(eqx.Module):
 
     paths: int = count(100_000, least=1)  # per book
     books: int = count(1, least=1)  # draws of the book, each with `paths` paths
-    seed: int = count(0)
-    chunk: int = count(4096, least=1)  # paths of one compiled batch
+    seed: int = count(0, most=2**64 - 1)
+    chunk: int = count(4096, least=1)  # paths of one compiled batch: bounds memory, changes no number
+    part: int = count(2**16, least=1)  # paths between two saves, the work a killed run may lose; changes no number
     precision: str = choice("float32", "float32", "float64")
     levels: Real = real([0.99, 0.999], unit="1", above=0.0, below=1.0)  # of value-at-risk and expected shortfall
     confidence: Real = real(0.95, unit="1", above=0.0, below=1.0)
     watch: int = count(2000)  # paths whose steps are kept for the figures
     estimator: str = choice("monte_carlo", "monte_carlo")
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
+            yield "levels", f"{np.asarray(self.levels).tolist()}: expected a list of at least one level, such as [0.99]"
+        if np.ndim(self.confidence):
+            yield "confidence", f"{np.asarray(self.confidence).tolist()}: expected one number, such as 0.95"
 
 
 class Study(eqx.Module):
@@ -47,8 +57,8 @@ class Study(eqx.Module):
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Study:
-    """Reads a config with its include and overrides; relative files in it are relative to it."""
-    table = _anchor(read_toml(path), path.parent)  # overrides are written where the command is, not where the config is
+    """Reads a config with its include and overrides; a `path` in an override is relative to the working folder."""
+    table = read_toml(path)
     for text in overrides:
         apply_override(table, text)
     return from_table(table)
@@ -61,23 +71,12 @@ def from_table(table: dict[str, Any]) -> Study:
     complaints, parts = [], {}
     for name, value, cls in (("scenario", table, Scenario), ("run", run, Run)):
         try:
-            parts[name] = structure(value, cls)
+            parts[name] = structure(value, cls, "run" if name == "run" else "")
         except ConfigError as error:
-            prefix = "run." if name == "run" else ""
-            complaints += [prefix + line for line in str(error).splitlines()]
+            complaints += str(error).splitlines()
     if complaints:
         raise ConfigError("\n".join(complaints))
     return Study(**parts)
-
-
-def _anchor(value: Any, folder: Path) -> Any:
-    """Makes every `path` of a config relative to the working folder instead of the config."""
-    if isinstance(value, dict):
-        return {
-            key: str(folder / item) if key == "path" and isinstance(item, str) else _anchor(item, folder)
-            for key, item in value.items()
-        }
-    return [_anchor(item, folder) for item in value] if isinstance(value, list) else value
 
 
 def resolved(study: Study) -> str:
@@ -90,15 +89,18 @@ def resolved(study: Study) -> str:
 def check_size(study: Study, folder: Path) -> None:
     """Refuses a run whose results cannot fit before anything starts."""
     run = study.run
-    width = 4 if run.precision == "float32" else 8
     paths = run.paths * run.books
-    bytes_needed = paths * 28 * width * 2
-    free = free_bytes(folder)
-    if bytes_needed > free:
-        raise ConfigError(
-            f"run.paths = {run.paths}: the results of {paths:,} paths need {bytes_needed / 1e9:,.1f} GB on disk and as much "
-            f"memory in the end, {folder} has {free / 1e9:,.1f} GB free; lower run.paths"
-        )
+    disk = 2 * paths * _OUTCOMES * np.dtype(run.precision).itemsize  # parts and results
+    memory = disk / 2 * _COPIES
+    for needed, there, where in (
+        (disk, free_bytes(folder), f"disk at {folder}"),
+        (memory, memory_bytes(), "memory"),
+    ):
+        if needed > there:
+            raise ConfigError(
+                f"run.paths = {run.paths}: the results of {paths:,} paths need {needed / 1e9:,.1f} GB of {where}, "
+                f"which has {there / 1e9:,.1f} GB; lower run.paths" + (" or run.books" if run.books > 1 else "")
+            )
     if run.paths > MAX_PATHS:
         raise ConfigError(f"run.paths = {run.paths}: expected at most 2^32 paths per seed; lower run.paths")
 
@@ -110,43 +112,96 @@ def use_precision(precision: str) -> Any:
     return np.dtype(precision)
 
 
+def prepare(study: Study) -> VenueSystem:
+    """The system of the first book, traced once, so that parts that do not fit together are found before a run starts.
+
+    **Raises:** `ConfigError` saying what does not fit.
+    """
+    system = _build(study, 0)
+    try:
+        jax.eval_shape(_one_path, system)
+    except (TypeError, ValueError) as error:
+        raise _misfit(study.scenario, error) from None
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
+    needed = state * _COPIES * min(study.run.chunk, study.run.paths + LANES)
+    if needed > memory_bytes():
+        raise ConfigError(
+            f"run.chunk = {study.run.chunk}: that many paths at once with {state / 1e3:,.1f} kB each need about "
+            f"{needed / 1e9:,.1f} GB of memory, which has {memory_bytes() / 1e9:,.1f} GB; lower run.chunk"
+        )
+    return system
+
+
+def _build(study: Study, draw: int) -> VenueSystem:
+    try:
+        return study.scenario.build(use_precision(study.run.precision), draw)
+    except (TypeError, ValueError, IndexError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if isinstance(error, ValueError) and (last.line or "").startswith("raise"):  # said on purpose, not by NumPy
+            raise ConfigError(str(error)) from None
+        raise _misfit(study.scenario, error) from None
+
+
+def _one_path(system: VenueSystem) -> Any:
+    draws = system.draws
+    noise = Noise(*(jax.numpy.full(size, 0.5, system.dtype) for size in (draws.normals, draws.uniforms)))
+    return system.outcome(rollout(system, lambda _: noise)[0])
+
+
+def _misfit(scenario: Scenario, error: Exception) -> Exception:
+    """The lists of a scenario that are not one entry per asset, if there are any; else the error is a bug and stays."""
+    assets = np.size(scenario.price)
+    parts = {
+        name: getattr(scenario, name) for name in ("margin", "impact", "liquidation", "oracle", "breaker", "waterfall")
+    }
+    parts["market"] = scenario.market
+    leaves = jax.tree_util.tree_leaves_with_path(parts)
+    odd = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='.')} of shape {np.shape(leaf)}"
+        for path, leaf in leaves
+        if np.ndim(leaf) and np.shape(leaf)[0] not in (1, assets)
+    ]
+    if not odd:
+        return error
+    return ConfigError(
+        f"shapes do not fit together: price has {assets} asset(s), but there is {' and '.join(odd)}; give one number, "
+        f"or one for each asset ({type(error).__name__}: {str(error).splitlines()[0]})"
+    )
+
+
 def execute(
     study: Study, folder: Path, *, resume: bool = False, report: Callable[[int, int, np.ndarray], None] | None = None
 ) -> dict[str, Any]:
     """Runs a study into a folder and returns its summary.
 
-    Parts of 65,536 paths are written as they are done; a killed run resumed with the same config gives the same bytes.
+    Parts of `run.part` paths are written as they are done; a killed run resumed with the same config gives the same
+    bytes.
     `report(done, all, bad_debt)` is called after every chunk.
     """
     started = time.time()
-    run, text = study.run, resolved(study)
-    if (folder / "run.json").exists() and resume:
-        raise ConfigError(f"{folder}: this run is finished; `tailrisk report {folder}` shows it")
+    run = study.run
     check_size(study, folder)
-    dtype = use_precision(run.precision)
-    systems = [study.scenario.build(dtype, draw) for draw in range(run.books)]
-    prepare_folder(folder, text, resume)
-    paths = _paths(systems, run, folder, report)
+    first = prepare(study)
+    prepare_folder(folder, resolved(study), resume)
+    paths = _paths(study, first, folder, report)
     results = {f"path/{name}": value for name, value in paths.items()}
-    results |= observe(study.scenario, systems[0], run, paths)
+    results |= observe(study.scenario, first, run, paths)
     write_arrays(folder / "results.npz", results)
-    summary = summarize(study.scenario, run, systems[0], paths, results)
+    summary = summarize(study.scenario, run, first, paths, results)
     summary["wall_seconds"] = time.time() - started
     write_json(folder / "summary.json", summary)
     return summary
 
 
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
-    """Removes the parts and writes `run.json`: from now on the run is finished."""
-    for part in sorted((folder / "parts").glob("*.npz")):
-        part.unlink()
-    (folder / "parts").rmdir()
+    """Writes `run.json`, which means that the run is finished, and removes the parts."""
     text = (folder / "config.toml").read_bytes()
     write_json(
         folder / "run.json",
         {
             "commit": _commit(),
-            "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")} | {"tailrisk": _version()},
+            "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
+            | {"tailrisk": _version()},
             "python": platform.python_version(),
             "device": str(jax.devices()[0].device_kind),
             "platform": jax.devices()[0].platform,
@@ -156,36 +211,48 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
             "wall_seconds": summary["wall_seconds"],
         },
     )
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
-def _paths(systems: list[VenueSystem], run: Run, folder: Path, report: Any) -> dict[str, np.ndarray]:
+def _paths(study: Study, first_book: VenueSystem, folder: Path, report: Any) -> dict[str, np.ndarray]:
+    run = study.run
     done, total = 0, run.paths * run.books
     parts: list[dict[str, np.ndarray]] = []
-    part_size = run.chunk * max(1, PART // run.chunk)
-    for draw, system in enumerate(systems):
-        for first in range(0, run.paths, part_size):
-            size = min(part_size, run.paths - first)
+    size_of_part = run.chunk * max(1, run.part // run.chunk)
+    for draw in range(run.books):
+        system = first_book if draw == 0 else None
+        for first in range(0, run.paths, size_of_part):
+            size = min(size_of_part, run.paths - first)
             file = folder / "parts" / f"{draw:04d}-{first:012d}.npz"
-            if file.exists():
-                part = read_arrays(file)
-                done += size
+            before = done
+
+            def progress(result: dict[str, np.ndarray]) -> None:
+                nonlocal done
+                done += result["bad_debt"].size
                 if report:
-                    report(done, total, part["bad_debt"])
+                    report(done, total, result["bad_debt"])
+
+            if file.exists():
+                part = _stored(file, size, parts)
+                progress(part)
             else:
-                before = done
-
-                def progress(result: dict[str, np.ndarray]) -> None:
-                    nonlocal done
-                    done += result["bad_debt"].size
-                    if report:
-                        report(done, total, result["bad_debt"])
-
+                system = system or _build(study, draw)
                 part = simulate(system, paths=size, first=first, seed=run.seed, chunk=run.chunk, progress=progress)
-                done = before + size
                 write_arrays(file, part)
-            part["book"] = np.full(size, draw, np.int32)
-            parts.append(part)
+            done = before + size
+            parts.append(part | {"book": np.full(size, draw, np.int32)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A part of an earlier attempt, if it holds what this version of the program writes."""
+    part = read_arrays(file, "delete it and resume the run")
+    wanted = parts[0].keys() - {"book"} if parts else part.keys()
+    if part.keys() != wanted or "bad_debt" not in part or any(value.shape != (size,) for value in part.values()):
+        raise ConfigError(
+            f"{file}: not a part of this run, expected {size} paths of each outcome; delete it and resume"
+        )
+    return part
 
 
 def _version() -> str:
@@ -196,7 +263,9 @@ def _commit() -> str | None:
     """Commit of the checkout this package runs from, if it runs from one."""
     here = Path(__file__).resolve().parent
     try:
-        out = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True)
+        out = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return out.stdout.strip()
