@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def to_real(value: Any) -> Any:
     """Makes a traced number: JAX arrays and tracers pass, everything else becomes a float64 NumPy array."""
     if isinstance(value, jax.Array):
         return value
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"expected a number or an array of numbers, got lists of unequal length: {value!r}") from None
     if array.dtype == object or array.dtype.kind not in "fiu":
         raise ValueError(f"expected a number or an array of numbers, got {value!r}")
     return array.astype(np.float64)
@@ -171,7 +175,7 @@ def problems(tree: Any, key: str = "") -> Iterator[str]:
     for field in dataclasses.fields(tree):
         value = getattr(tree, field.name)
         bounds = field.metadata.get("bounds")
-        if bounds is not None and not isinstance(value, jax.core.Tracer):
+        if bounds is not None and not isinstance(value, Tracer):
             expected = bounds.broken(np.asarray(value))
             if expected is not None:
                 clean = False
