@@ -32,6 +32,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ConfigError as error:
             _fail(ctx, str(error))
+        except BrokenPipeError:  # the reader of the output has gone, as in `tailrisk report RUN | head`
+            raise
         except OSError as error:  # a disk or a file of the user, never the program
             name = error.filename or "the disk"
             _fail(ctx, f"{name}: {error.strerror or error}; check the path, its permissions and the free space")
