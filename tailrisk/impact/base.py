@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._sums import short_sum
 from ..market.base import Shock
 from .depth import AbstractDepth
 
@@ -92,7 +93,7 @@ class AbstractImpact(eqx.Module):
         return self._room(state, rise, -1.0)
 
     def _net(self, sold: Float[Array, "memories assets"]) -> Float[Array, " assets"]:
-        return jnp.sum(self.mix()[1][:, None] * sold, axis=0)
+        return short_sum(self.mix()[1][:, None] * sold)
 
     def _room(self, state: ImpactState, change: Float[Array, " assets"], side: float) -> Float[Array, " assets"]:
         finite = jnp.isfinite(change)  # an infinite room must not send nan into tangents
