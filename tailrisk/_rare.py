@@ -1,9 +1,9 @@
 """Work that few paths need at a time, done for those paths alone.
 
 In a step most paths have nobody to liquidate. `rare(needed, update, constants, state)` is
-`update(constants, state) if needed else state` for one path. Under `vmap` the paths that need the update are packed into
-small batches, one after the other until all are done; the program of a batch is the same however many there are, so a path
-does not depend on its neighbors.
+`update(constants, state) if needed else state` for one path. Under `vmap` the paths that need the update are packed
+into small batches, one after the other until all are done; the program of a batch is the same however many there are,
+so a path does not depend on its neighbors.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree
 
 _SHARE = 8  # a batch is an eighth of the lanes: about what a step of a quiet market needs
 _LEAST = 32
+_ROW = 64  # lanes summed by one row of a matrix product
 
 
 def rare(
@@ -23,7 +25,7 @@ def rare(
     constants: PyTree,
     state: PyTree,
 ) -> PyTree:
-    """Applies `update` to the state where it is needed; `update` must keep the structure, shapes and dtypes of the state.
+    """Applies `update` to the state where it is needed; it must keep the structure, shapes and dtypes of the state.
 
     Differentiable in forward mode only.
     """
@@ -44,13 +46,13 @@ def rare(
         axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, constants_mapped)
         everyone = jax.vmap(update, in_axes=(axes, 0))
         size = min(lanes, max(_LEAST, lanes // _SHARE))
-        # Lanes that need the update, in order; what fills up the last batch points past the end and is dropped.
-        waiting = jnp.nonzero(needed, size=lanes + size, fill_value=lanes)[0].astype(jnp.int32)
-        count = jnp.sum(needed, dtype=jnp.int32)
+        rank = _running_count(needed)
+        count = rank[-1]
 
         def batch(carry: Any) -> Any:
             done, state = carry
-            lane = jax.lax.dynamic_slice(waiting, (done,), (size,))
+            # What fills up the last batch points past the end and is dropped.
+            lane = _first_at_least(rank, done + 1 + jnp.arange(size, dtype=jnp.int32))
 
             def take(leaf: Any) -> Any:
                 return jnp.take(leaf, lane, axis=0, mode="clip")
@@ -64,3 +66,24 @@ def rare(
         return out, jax.tree.map(lambda _: True, state)
 
     return call(needed, constants, state)
+
+
+def _running_count(flags: Bool[Array, " lanes"]) -> Int[Array, " lanes"]:
+    """How many flags are set up to each lane: sums by matrix products, exact and far faster than a scan."""
+    (lanes,) = flags.shape
+    rows = -(-lanes // _ROW)
+    ones = jnp.pad(flags, (0, rows * _ROW - lanes)).astype(jnp.float32).reshape(rows, _ROW)
+    along = ones @ np.triu(np.ones((_ROW, _ROW), np.float32))
+    before = along[:, -1] @ np.triu(np.ones((rows, rows), np.float32), 1)
+    return (along + before[:, None]).reshape(-1)[:lanes].astype(jnp.int32)
+
+
+def _first_at_least(rank: Int[Array, " lanes"], wanted: Int[Array, " places"]) -> Int[Array, " places"]:
+    """The first lane whose rank reaches what is wanted, or the number of lanes: a binary search."""
+    (lanes,) = rank.shape
+    found = jnp.zeros_like(wanted)
+    for bit in reversed(range(lanes.bit_length())):
+        ahead = found + 2**bit
+        short = rank[jnp.minimum(ahead, lanes) - 1] < wanted
+        found = jnp.where((ahead <= lanes) & short, ahead, found)
+    return found
