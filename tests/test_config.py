@@ -13,7 +13,7 @@ from tailrisk.study.run import Run, from_table, load, resolved
 
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 VENUES = sorted((ROOT / "configs" / "venues").glob("*.toml"))
-BASE = ROOT / "configs" / "btc_perpetual.toml"
+BASE = ROOT / "tests" / "small.toml"
 
 
 def equal(first, second):
@@ -69,9 +69,10 @@ def test_every_venue_survives_a_round_trip_inside_a_scenario(path, tmp_path):
         assert equal(getattr(first.scenario, name), getattr(plain.scenario, name))
 
 
+DEPTH = 'depth={kind="ConstantDepth",volume=1e4}'
 PARTS = {
-    "transient": 'impact={kind="Transient",weights=[1,2],memories=["90s","inf d"],depth={kind="ConstantDepth",volume=9}}',
-    "square root": 'impact={kind="SquareRoot",memory=["1min","1h"],share=[0.3,0.7],depth={kind="ConstantDepth",volume=9}}',
+    "transient": 'impact={kind="Transient",weights=[1,2],memories=["90s","inf d"],' + DEPTH + "}",
+    "square root": 'impact={kind="SquareRoot",memory=["1min","1h"],share=[0.3,0.7],' + DEPTH + "}",
     "market wide": 'breaker={kind="MarketWide",levels=[0.1,0.2],lengths=["15min","inf d"]}',
     "all of": 'breaker={kind="AllOf",breakers=[{kind="Halt",threshold=0.1},{kind="Throttle",volume=inf}]}',
     "oracle": 'oracle={kind="Lagged",delay="10min"}',
