@@ -64,7 +64,7 @@ def _start_jax() -> None:
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="tailrisk-jax")
+@click.version_option(package_name="tailrisk-jax", prog_name="tailrisk")
 def main() -> None:
     """Monte Carlo tail risk of leveraged markets: liquidation cascades, bad debt and who pays."""
     _start_jax()

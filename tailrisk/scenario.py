@@ -45,10 +45,6 @@ def _ladder_fee(kernel: str, margin: AbstractMargin, liquidation: AbstractLiquid
             f'positions.kind = "{kernel}" closes accounts in full, liquidation.kind is "{type(liquidation).__name__}"; '
             'use liquidation.kind = "Full" or positions.kind = "Accounts"'
         )
-    try:
-        margin.lines()
-    except ValueError as error:
-        raise ValueError(f'margin: {error} (positions.kind = "Accounts")') from None
     if not margin.is_static:
         raise ValueError(
             f'positions.kind = "{kernel}" needs margins that do not move, margin.kind is "{type(margin).__name__}"; '
