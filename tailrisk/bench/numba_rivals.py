@@ -1,6 +1,6 @@
 """The benchmark models by hand in Numba: a thread per core, a scalar loop over steps, an early exit without a breach.
 
-Normals come from a ziggurat (Marsaglia and Tsang 2000) on SplitMix64, faster than `numpy.random` in Numba.
+Normals come from a ziggurat (Marsaglia and Tsang 2000) on SplitMix64.
 """
 
 import math

@@ -8,7 +8,7 @@ import numpy as np
 
 from .models import ACCOUNT_ROUNDS, LADDER_ROUNDS, Groups, Market
 
-_CHUNK = {"ladder": 8192, "accounts": 128}  # fastest of the powers of two
+_CHUNK = {"ladder": 8192, "accounts": 128}  # paths; a guess that was not tuned
 _KEPT: tuple[str, ...] = ("forced_notional", "bad_debt", "fees")
 
 
