@@ -130,14 +130,20 @@ def jump(
     sizes.
     """
     chances = tails(rate * dt, jumps.most)
+    number = jnp.zeros_like(chances[0])
+    for chance in chances:
+        number = number + jnp.where(noise.uniform[0] < chance, 1.0, 0.0)
     loading = jnp.broadcast_to(loading, (assets,))
     growth = jumps.growth(loading)
-    number, polynomial = jnp.zeros_like(chances[0]), jnp.zeros_like(growth)
-    for chance in reversed(chances):
-        number = number + jnp.where(noise.uniform[0] < chance, 1.0, 0.0)
-        polynomial = polynomial * (1.0 + growth) + chance
+    # asset by asset on scalars: with arrays XLA would recompute the chain of chances for every term that uses it
+    expected = []
+    for asset in range(assets):
+        polynomial = jnp.zeros_like(number)
+        for chance in reversed(chances):
+            polynomial = polynomial * (1.0 + growth[asset]) + chance
+        expected.append(jnp.log1p(growth[asset] * polynomial))
     total = jumps.total(number, Noise(noise.normal, noise.uniform[1:]))
-    return number, total, loading * total - jnp.log1p(growth * polynomial)
+    return number, total, loading * total - jnp.stack(expected)
 
 
 def missed(mean: float, most: int) -> float:
