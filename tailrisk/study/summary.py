@@ -53,7 +53,7 @@ def summarize(
             "unsettled_steps": int(paths["flag_unsettled"].sum()),
             "paths_unsettled": int((paths["flag_unsettled"] > 0).sum()),
             "paths_not_finite": int((paths["flag_broken"] > 0).sum()),
-            "paths_ledger_open": int((residual > LEDGER_TOLERANCE[run.precision]).sum()),
+            "paths_ledger_open": int((~(residual <= LEDGER_TOLERANCE[run.precision])).sum()),  # nan is open too
         },
         "ledger_residual": float(residual.max()),
         "ledger_tolerance": LEDGER_TOLERANCE[run.precision],
