@@ -16,3 +16,8 @@ def short_sum(terms: Float[Array, "few *rest"]) -> Float[Array, "*rest"]:
     for i in range(1, terms.shape[0]):
         added = added + terms[i]
     return added
+
+
+def short_total(terms: Float[Array, "..."]) -> Float[Array, ""]:
+    """Sum over all axes of a small array, as `short_sum`."""
+    return short_sum(terms.reshape(-1))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ._fields import Real, count
 from ._rare import rare
 from ._streams import Draws, Noise
+from ._sums import short_total
 from .breaker import AbstractBreaker, NoBreaker
 from .impact import AbstractImpact
 from .margin import AbstractMargin
@@ -262,7 +263,7 @@ class Cascade(eqx.Module):
         open_units = positions.holdings(held)
         held = positions.deleverage(held, payment.adl, payment.adl_contracts, after)
         closed = open_units - positions.holdings(held)  # contracts of winners closed against the counterparty
-        paid_for = jnp.sum(p0 * (volume * jnp.expm1(fill) + closed * jnp.expm1(after)))
+        paid_for = short_total(p0 * (volume * jnp.expm1(fill) + closed * jnp.expm1(after)))
         totals = books.totals
         return Books(
             impact=pushed,
@@ -276,7 +277,7 @@ class Cascade(eqx.Module):
                 opened=totals.opened + closing.opened,
                 fee=totals.fee + closing.fee,
                 deposit=totals.deposit + closing.deposit,
-                adl_notional=totals.adl_notional + jnp.sum(payment.adl_contracts * (p0 * jnp.exp(after))[None, :]),
+                adl_notional=totals.adl_notional + short_total(payment.adl_contracts * (p0 * jnp.exp(after))[None, :]),
                 peak_notional=jnp.maximum(totals.peak_notional, closing.notional),
                 unsettled=totals.unsettled + jnp.where(settled, 0.0, 1.0),
             ),
@@ -304,14 +305,14 @@ class Cascade(eqx.Module):
         inventory = backstop.fill(state.backstop, unwound, fill)
         if closing.taken is not None:
             inventory = backstop.take(inventory, closing.taken, price)
-            equity = closing.taken_money + jnp.sum(closing.taken * (price - self.positions.price))
+            equity = closing.taken_money + short_total(closing.taken * (price - self.positions.price))
             inventory = inventory._replace(realized=inventory.realized + equity)
         return state._replace(backstop=inventory)
 
 
 def _observe(totals: Totals, news: Any, after: Any, halted: Any, dt: Any) -> Totals:
     return totals._replace(
-        halted_time=totals.halted_time + dt * jnp.mean(jnp.where(halted, 1.0, 0.0).astype(dt.dtype)),
+        halted_time=totals.halted_time + dt * short_total(jnp.where(halted, 1.0, 0.0).astype(dt.dtype)) / halted.size,
         market_low=jnp.minimum(totals.market_low, after[0]),
         market_high=jnp.maximum(totals.market_high, after[0]),
         news_low=jnp.minimum(totals.news_low, news[0]),

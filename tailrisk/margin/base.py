@@ -2,6 +2,12 @@
 
 A schedule has a static part, requirements as functions of the notional of a position, and a dynamic part, one
 multiplier per asset that moves with the market. A static schedule has an empty state and the multiplier 1.
+
+More maintenance margin may lower or raise bad debt. It closes positions earlier, which without impact always lowers
+expected bad debt, and it forces more sales, which with impact feed the cascade. With 400 accounts of equity 8.5 to 30 %
+of notional, jumps of -5 % and linear impact, going from 0.25 % to 8 % lowers bad debt while the branching number of the
+book is about one or less and raises it beyond (2.5 and more). An objective made of bad debt alone therefore needs the
+impact regime beside it.
 """
 
 import abc

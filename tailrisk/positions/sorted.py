@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import Real, to_real
+from .._sums import short_total
 from .base import AbstractPositions, Book, Closing, Limits
 from .search import Dominance, PrefixSums, count_above
 
@@ -56,8 +57,7 @@ class SortedThresholds(AbstractPositions):
     price: Real  # (1,) USD/unit
     level: Float[Array, "2 groups"]  # thresholds, descending
     sums: PrefixSums  # of (units, USD equity at p0)
-    in_deficit: Dominance  # by the level where equity is zero
-    below_fee: Dominance  # by the level where equity equals the liquidation fee
+    short: Dominance  # longs, shorts by the level where equity is zero; then by where it equals the liquidation fee
     fee: Real  # 1, of traded notional
     sparse = True
 
@@ -94,8 +94,9 @@ class SortedThresholds(AbstractPositions):
             price=to_real(price_),
             level=jnp.asarray(level, dtype),
             sums=PrefixSums.build(amounts, dtype),
-            in_deficit=Dominance.build(zero_equity, amounts, dtype),
-            below_fee=Dominance.build(fee_equity, amounts, dtype),
+            short=Dominance.build(
+                np.concatenate([zero_equity, fee_equity]), np.concatenate([amounts, amounts]), dtype
+            ),
             fee=to_real(fee_),
         )
 
@@ -117,7 +118,8 @@ class SortedThresholds(AbstractPositions):
         places = self.level.shape[1]
         following = self.level.reshape(-1)[jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)]
         waiting = (following > self._side_level(log_mark)) & (state.sold < places)
-        return jnp.any(waiting | (state.ordered > state.sold))
+        waiting = waiting | (state.ordered > state.sold)
+        return waiting[0] | waiting[1]
 
     def breached(
         self, state: LadderState, order: Int[Array, "2"], log_mark: Float[Array, " 1"], level: Any
@@ -165,18 +167,17 @@ class SortedThresholds(AbstractPositions):
         start = state.sold
         fill = self._side_level(log_fill)
         sums = self.sums.between(start, executed)
-        deficit, bankrupt = self._negative(self.in_deficit, start, executed, fill, 0.0)
-        short_of_fee, _ = self._negative(self.below_fee, start, executed, fill, self.fee)
+        deficit, short_of_fee, bankrupt = self._short(start, executed, fill)
         notional = sums[:, 0] * self.price * jnp.exp(log_fill)
         fee = self.fee * notional - short_of_fee + deficit
         surplus = self._equity(sums, fill) + deficit - fee
         closing = Closing(
-            deficit=jnp.sum(deficit),
-            fee=jnp.sum(fee),
-            surplus=jnp.sum(surplus),
+            deficit=short_total(deficit),
+            fee=short_total(fee),
+            surplus=short_total(surplus),
             deposit=jnp.zeros_like(deficit[0]),
-            notional=jnp.sum(notional),
-            opened=jnp.sum(sums[:, 0] * self.price),
+            notional=short_total(notional),
+            opened=short_total(sums[:, 0] * self.price),
             bankrupt=bankrupt[:1] - bankrupt[1:],
         )
         return state._replace(sold=executed, ordered=jnp.maximum(order, executed)), closing
@@ -185,14 +186,16 @@ class SortedThresholds(AbstractPositions):
         sign = jnp.asarray([1.0, -1.0], side_level.dtype)
         return sums[:, 1] + sign * sums[:, 0] * self.price * jnp.expm1(sign * side_level)
 
-    def _negative(
-        self, table: Dominance, start: Any, stop: Any, side_level: Float[Array, "2"], fee: Any
-    ) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
-        """Sum of (fee notional - equity) over the groups where it is positive, and their units."""
+    def _short(
+        self, start: Any, stop: Any, side_level: Float[Array, "2"]
+    ) -> tuple[Float[Array, "2"], Float[Array, "2"], Float[Array, "2"]]:
+        """Negative equity, what equity lacks to the full fee (deficits included), and the units in deficit; per side."""
         sign = jnp.asarray([1.0, -1.0], side_level.dtype)
-        sums = table.above(start, stop, side_level)
-        owed = fee * sums[:, 0] * self.price * jnp.exp(sign * side_level) - self._equity(sums, side_level)
-        return jnp.maximum(owed, 0.0), sums[:, 0]
+        twice = [jnp.concatenate([x, x]) for x in (start, stop, side_level)]
+        sums = self.short.above(*twice)
+        deficit = -self._equity(sums[:2], side_level)
+        lacking = self.fee * sums[2:, 0] * self.price * jnp.exp(sign * side_level) - self._equity(sums[2:], side_level)
+        return jnp.maximum(deficit, 0.0), jnp.maximum(lacking, 0.0), sums[:2, 0]
 
     def _open(self, state: LadderState) -> tuple[Int[Array, "2"], Int[Array, "2"]]:
         return state.sold, jnp.full_like(state.sold, self.level.shape[1])
@@ -200,12 +203,12 @@ class SortedThresholds(AbstractPositions):
     def equity(self, state: LadderState, log_price: Float[Array, " 1"]) -> Float[Array, ""]:
         """Open groups at a price, after haircuts."""
         sums = self.sums.between(*self._open(state))
-        return jnp.sum(self._equity(sums, self._side_level(log_price)) - state.haircut)
+        return short_total(self._equity(sums, self._side_level(log_price)) - state.haircut)
 
     def open_deficit(self, state: LadderState, log_price: Float[Array, " 1"]) -> tuple[Float[Array, ""], Any]:
         """Negative equity of groups that are still open, and their signed units."""
-        deficit, units = self._negative(self.in_deficit, *self._open(state), self._side_level(log_price), 0.0)
-        return jnp.sum(deficit), units[:1] - units[1:]
+        deficit, _, units = self._short(*self._open(state), self._side_level(log_price))
+        return short_total(deficit), units[:1] - units[1:]
 
     def holdings(self, state: LadderState) -> Float[Array, " 1"]:
         """Net open units."""
@@ -223,7 +226,7 @@ class SortedThresholds(AbstractPositions):
     def gross(self) -> Float[Array, ""]:
         """Gross initial notional of the book, USD."""
         whole = self.sums.between(jnp.zeros(2, jnp.int32), jnp.full(2, self.level.shape[1], jnp.int32))
-        return jnp.sum(whole[:, 0] * self.price)
+        return short_total(whole[:, 0] * self.price)
 
     def profit(self, state: LadderState, log_price: Float[Array, " 1"]) -> Float[Array, "2 1"]:
         """Gain since the start of each side's open groups, less what was already taken."""

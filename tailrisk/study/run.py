@@ -34,7 +34,7 @@ class Run(eqx.Module):
     paths: int = count(100_000, least=1)  # per book
     books: int = count(1, least=1)  # draws of the book, each with `paths` paths
     seed: int = count(0, most=2**64 - 1)
-    chunk: int = count(4096, least=1)  # paths of one compiled batch: bounds memory, changes no number
+    chunk: int = count(16_384, least=1)  # paths of one compiled batch: bounds memory, changes no number
     part: int = count(2**16, least=1)  # paths between two saves, the work a killed run may lose; changes no number
     precision: str = choice("float32", "float32", "float64")
     levels: Real = real([0.99, 0.999], unit="1", above=0.0, below=1.0)  # of value-at-risk and expected shortfall

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._fields import Real, choice, real
+from .._sums import short_sum, short_total
 from ..positions.base import Closing
 from .backstop import Backstop, Inventory
 from .closing import covered, fund_update, positive, ratio_of
@@ -43,7 +44,7 @@ class Payment(NamedTuple):
     @property
     def after_fund(self) -> Scalar:
         """Bad debt after fund, backstop and venue capital, before winners pay."""
-        return jnp.sum(self.adl) + self.adl_shortfall
+        return short_total(self.adl) + self.adl_shortfall
 
     @property
     def adl_shortfall(self) -> Scalar:
@@ -122,7 +123,7 @@ class Waterfall(eqx.Module):
             adl, contracts, unpaid = _deleverage(unpaid, closing, profit, price)
         socialized = zero
         if self.deleverage in ("adl_then_socialize", "socialize"):
-            socialized = unpaid if wealth is None else covered(unpaid, positive(wealth - jnp.sum(adl)))
+            socialized = unpaid if wealth is None else covered(unpaid, positive(wealth - short_total(adl)))
         payment = Payment(
             fund=by_fund,
             backstop=by_backstop,
@@ -148,12 +149,12 @@ def _deleverage(unpaid: Scalar, closing: Closing, profit: Sides, price: Assets) 
     bankrupt = closing.bankrupt
     opposite = jnp.stack([bankrupt < 0.0, bankrupt > 0.0])
     winners = jnp.where(opposite, positive(profit), 0.0)
-    most = jnp.sum(winners, axis=0)
+    most = short_sum(winners)
     notional = jnp.abs(bankrupt) * price
-    own = covered(unpaid * ratio_of(notional, jnp.sum(notional)), most)
-    rest, room = positive(unpaid - jnp.sum(own)), most - own
-    taken = own + covered(ratio_of(rest, jnp.sum(room)), 1.0) * room
+    own = covered(unpaid * ratio_of(notional, short_total(notional)), most)
+    rest, room = positive(unpaid - short_total(own)), most - own
+    taken = own + covered(ratio_of(rest, short_total(room)), 1.0) * room
     share = ratio_of(unpaid, closing.deficit)  # of the bankrupt quantity: its deficit was paid by nobody so far
     amount = jnp.where(winners > 0.0, taken[None, :], 0.0)
     contracts = jnp.where(winners > 0.0, (share * jnp.abs(bankrupt))[None, :], 0.0)
-    return amount, contracts, positive(unpaid - jnp.sum(most))
+    return amount, contracts, positive(unpaid - short_total(most))
