@@ -3,8 +3,8 @@
 A halt may lower or raise bad debt; no sign should be assumed. Without impact every halt is a delay, and expected bad
 debt rises with its length (optional sampling: the deficit of an open position is a submartingale). With impact a halt
 helps if it interrupts a cascade and the price recovers meanwhile: with linear impact of 30 % for the whole book that
-decays in half an hour, an hour's halt at -15 % cuts bad debt by two fifths. Where impact is permanent the same halt more
-than doubles it, and a tight one (two hours at -2 %) raises it either way. The test of signs holds these scenarios.
+decays in half an hour, an hour's halt at -15 % cuts bad debt by two fifths. Where impact is permanent the same halt
+more than doubles it, and a tight one (two hours at -2 %) raises it either way. `tests/test_signs.py` has the scenarios.
 """
 
 from collections.abc import Iterable, Iterator
