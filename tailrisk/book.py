@@ -151,7 +151,7 @@ def _survivors(
 
     def book(entry: np.ndarray, leverage: np.ndarray) -> Book:
         value = np.abs(quantity) * entry
-        least = np.asarray(margin.initial(value[:, None]), float)[:, 0]
+        least = np.asarray(margin.initial(value[:, None]), float)[:, 0]  # pyright: ignore[reportArgumentType]
         cash = np.maximum(value / leverage, least)
         rows = np.arange(quantity.size)
         return Book(quantity[:, None], entry[:, None], cash, rows, np.ones(quantity.size), reserve * cash)

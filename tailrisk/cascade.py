@@ -303,7 +303,7 @@ class Cascade(eqx.Module):
         if backstop is None or self.positions.sparse:
             return state
         inventory = backstop.fill(state.backstop, unwound, fill)
-        if closing.taken is not None:
+        if closing.taken is not None and closing.taken_money is not None:
             inventory = backstop.take(inventory, closing.taken, price)
             equity = closing.taken_money + short_total(closing.taken * (price - self.positions.price))
             inventory = inventory._replace(realized=inventory.realized + equity)

@@ -170,7 +170,12 @@ class Scenario(eqx.Module):
             couple=self.crash_coupling,
             observed=self.observed,
         )
-        return VenueSystem(cast(cascade, dtype), jnp.asarray(float(self.step), dtype), self.steps, np.dtype(dtype))
+        return VenueSystem(
+            cascade=cast(cascade, dtype),
+            dt=jnp.asarray(float(self.step), dtype),
+            steps=self.steps,
+            dtype=np.dtype(dtype),
+        )
 
 
 class VenueSystem(AbstractSystem):
@@ -203,7 +208,15 @@ class VenueSystem(AbstractSystem):
         price, gross = p0 * jnp.exp(log_price), positions.gross()
         nothing = jnp.zeros_like(self.dt)
         open_deficit, bankrupt = positions.open_deficit(books.positions, log_price)
-        closing = Closing(open_deficit, *(nothing,) * 5, bankrupt)
+        closing = Closing(
+            deficit=open_deficit,
+            fee=nothing,
+            surplus=nothing,
+            deposit=nothing,
+            notional=nothing,
+            opened=nothing,
+            bankrupt=bankrupt,
+        )
         wealth = positions.equity(books.positions, log_price)
         profit = positions.profit(books.positions, log_price)
         waterfall, last = cascade.waterfall.settle(books.waterfall, closing, profit, price, wealth + open_deficit)

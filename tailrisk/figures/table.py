@@ -39,7 +39,9 @@ def _over_books(summary: Mapping[str, Any]) -> list[str]:
     levels = list(next(iter(spread.values())))
     lines = [f"{'mean of each book, over books':<30}" + "".join(f"{level:>10}" for level in levels)]
     for name, quantiles in spread.items():
-        lines.append(f"{name:<30}" + "".join(f"{short_number(quantiles[level], 3, strip=False):>10}" for level in levels))
+        lines.append(
+            f"{name:<30}" + "".join(f"{short_number(quantiles[level], 3, strip=False):>10}" for level in levels)
+        )
     return lines
 
 

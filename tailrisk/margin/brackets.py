@@ -31,7 +31,7 @@ def _pad(value: Any) -> Any:
 
 
 def _table(unit: str, **bounds: float) -> Any:
-    return eqx.field(converter=_pad, metadata={"unit": unit, "bounds": Bounds(**bounds)})
+    return eqx.field(converter=_pad, metadata={"unit": unit, "bounds": Bounds(**bounds)})  # pyright: ignore[reportArgumentType]
 
 
 class Brackets(AbstractMargin):

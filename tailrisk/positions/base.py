@@ -22,12 +22,12 @@ class Book(eqx.Module):
     group g at prices p is `cash[g] + sum_a quantity[g, a] (p[a] - entry[g, a])`.
     """
 
-    quantity: Float[Array, "groups assets"]  # units, + long, - short
-    entry: Float[Array, "groups assets"]  # USD/unit
-    cash: Float[Array, " groups"]  # USD posted
-    account: Int[Array, " groups"]  # owner; several isolated groups may have one owner
-    weight: Float[Array, " groups"]  # how many identical groups a row stands for
-    reserve: Float[Array, " groups"]  # USD the owner could still post when called
+    quantity: Float[np.ndarray, "groups assets"]  # units, + long, - short
+    entry: Float[np.ndarray, "groups assets"]  # USD/unit
+    cash: Float[np.ndarray, " groups"]  # USD posted
+    account: Int[np.ndarray, " groups"]  # owner; several isolated groups may have one owner
+    weight: Float[np.ndarray, " groups"]  # how many identical groups a row stands for
+    reserve: Float[np.ndarray, " groups"]  # USD the owner could still post when called
 
     def check(self):
         rows = self.quantity.shape[0]
@@ -138,4 +138,3 @@ class AbstractPositions(eqx.Module):
         self, state: Any, amount: Float[Array, "2 assets"], contracts: Float[Array, "2 assets"], log_price: Any
     ) -> Any:
         """Takes USD `amount` of profit from winning longs (row 0) and shorts (row 1) and closes `contracts` of theirs."""
-

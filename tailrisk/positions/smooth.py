@@ -82,7 +82,7 @@ class SmoothThresholds(AbstractPositions):
         mean = np.zeros((2, rates.size))
         np.add.at(mean, (s, tier), weight * deductions[tier])
         mean = mean / np.maximum(spot * units.sum(axis=2), 1e-300)
-        return cls(
+        return cls(  # pyright: ignore[reportCallIssue]
             price=to_real(spot),
             units=jnp.asarray(np.cumsum(units, axis=2), dtype),
             money=jnp.asarray(np.cumsum(money, axis=2), dtype),
@@ -226,7 +226,9 @@ class SmoothThresholds(AbstractPositions):
         gain = jnp.maximum(self._sign() * units * self.price * jnp.expm1(log_price), 0.0)
         return jnp.maximum(gain - state.haircut, 0.0)[:, None]
 
-    def deleverage(self, state: SmoothState, amount: Float[Array, "2 1"], contracts: Any, log_price: Any) -> SmoothState:
+    def deleverage(
+        self, state: SmoothState, amount: Float[Array, "2 1"], contracts: Any, log_price: Any
+    ) -> SmoothState:
         """Takes profit from the winners; their positions stay."""
         del contracts, log_price
         return state._replace(haircut=state.haircut + amount[:, 0])

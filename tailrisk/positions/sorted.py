@@ -90,13 +90,11 @@ class SortedThresholds(AbstractPositions):
             with np.errstate(divide="ignore"):
                 zero_equity[s, :n] = sign * np.log(np.maximum(sign * leverage_free, 0.0))
                 fee_equity[s, :n] = sign * np.log(np.maximum(leverage_free / (sign - fee_), 0.0))
-        return cls(
+        return cls(  # pyright: ignore[reportCallIssue]
             price=to_real(price_),
             level=jnp.asarray(level, dtype),
             sums=PrefixSums.build(amounts, dtype),
-            short=Dominance.build(
-                np.concatenate([zero_equity, fee_equity]), np.concatenate([amounts, amounts]), dtype
-            ),
+            short=Dominance.build(np.concatenate([zero_equity, fee_equity]), np.concatenate([amounts, amounts]), dtype),
             fee=to_real(fee_),
         )
 
@@ -116,7 +114,9 @@ class SortedThresholds(AbstractPositions):
         """Whether any order stands or is triggered by the mark: one look at the next threshold of each side."""
         del level
         places = self.level.shape[1]
-        following = self.level.reshape(-1)[jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)]
+        following = self.level.reshape(-1)[
+            jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)
+        ]
         waiting = (following > self._side_level(log_mark)) & (state.sold < places)
         waiting = waiting | (state.ordered > state.sold)
         return waiting[0] | waiting[1]
@@ -235,7 +235,9 @@ class SortedThresholds(AbstractPositions):
         gain = jnp.maximum(sign * units * self.price * jnp.expm1(log_price), 0.0)
         return jnp.maximum(gain - state.haircut, 0.0)[:, None]
 
-    def deleverage(self, state: LadderState, amount: Float[Array, "2 1"], contracts: Any, log_price: Any) -> LadderState:
+    def deleverage(
+        self, state: LadderState, amount: Float[Array, "2 1"], contracts: Any, log_price: Any
+    ) -> LadderState:
         """Takes profit from the winners; their positions stay (see the class)."""
         del contracts, log_price
         return state._replace(haircut=state.haircut + amount[:, 0])

@@ -31,7 +31,10 @@ def observe(scenario: Scenario, system: VenueSystem, run: Any, paths: dict[str, 
     watched = np.arange(min(run.watch, run.paths))
     if watched.size:
         log_price = np.concatenate(
-            [_flow(system, run.seed, block).log_price[..., 0] for block in np.split(watched, range(BLOCK, watched.size, BLOCK))]
+            [
+                _flow(system, run.seed, block).log_price[..., 0]
+                for block in np.split(watched, range(BLOCK, watched.size, BLOCK))
+            ]
         )
         out["fan/levels"] = FAN
         out["fan/price"] = price[0] * np.exp(np.quantile(log_price.astype(float), FAN, axis=0))

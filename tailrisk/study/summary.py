@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from .._fields import SECONDS_PER_YEAR
@@ -44,8 +45,9 @@ def summarize(
     mean("adl_contracts", "adl_contracts", "units")
     mean("socialized_loss", "socialized_loss", "USD")
     mean("residual_loss", "residual_loss", "USD")
-    posted = float(system.cascade.positions.equity(system.init().books.positions, np.zeros(len(results["price"]), run.precision)))
-    metrics["margin_cost"] = measures.Estimate(posted / gross, 0.0, posted / gross, posted / gross, "1", "")
+    start = system.init().books.positions
+    posted = float(system.cascade.positions.equity(start, jnp.zeros(len(results["price"]), run.precision))) / gross
+    metrics["margin_cost"] = measures.Estimate(posted, 0.0, posted, posted, "1", "")
     residual = np.abs(paths["ledger_residual"].astype(float))
     out = {
         "metrics": {name: _entry(estimate) for name, estimate in metrics.items()},
@@ -84,11 +86,18 @@ def _entry(estimate: measures.Estimate) -> dict[str, Any]:
 def _between_books(paths: dict[str, np.ndarray]) -> dict[str, Any]:
     """Quantiles over draws of the book of each book's mean: how much hangs on positions nobody can see."""
     books = np.unique(paths["book"])
-    out = {}
-    for name in ("bad_debt", "forced_notional", "liquidated_share", "market_fall", "adl_notional", "adl_pnl"):
-        means = np.array([paths[name][paths["book"] == b].astype(float).mean() for b in books])
-        out[name] = {f"q{100 * q:g}": float(np.quantile(means, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
-    fall, news = (np.array([paths[n][paths["book"] == b].astype(float).mean() for b in books]) for n in ("market_fall", "news_fall"))
-    ratio = fall / np.where(news > 0, news, np.nan)
-    out["amplification"] = {f"q{100 * q:g}": float(np.quantile(ratio, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
-    return out
+    means = {
+        name: np.array([paths[name][paths["book"] == b].astype(float).mean() for b in books])
+        for name in (
+            "bad_debt",
+            "forced_notional",
+            "liquidated_share",
+            "market_fall",
+            "news_fall",
+            "adl_notional",
+            "adl_pnl",
+        )
+    }
+    means["amplification"] = means["market_fall"] / np.where(means["news_fall"] > 0, means["news_fall"], np.nan)
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    return {name: {f"q{100 * q:g}": float(np.quantile(value, q)) for q in levels} for name, value in means.items()}
