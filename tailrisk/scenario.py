@@ -24,7 +24,7 @@ from .positions.base import AbstractPositions, Book, Closing
 from .positions.smooth import SmoothThresholds
 from .positions.sorted import SortedThresholds
 from .simulate import AbstractSystem
-from .waterfall import Waterfall
+from .waterfall import AbstractAllocation, CappedProRata, ProRata, Queue, Waterfall
 
 
 class AbstractKernel(eqx.Module):
@@ -77,11 +77,18 @@ class SmoothLadder(AbstractKernel):
 class Accounts(AbstractKernel):
     """Margin groups x assets: cross and isolated margin, partial closes, calls with top-ups, moving margins."""
 
+    def check(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.allocation, Queue) and self.allocation.fill == "whole":
+            yield "allocation.fill", 'is "whole", which takes more than is needed and gives it to nobody; use "partial"'
+        if isinstance(self.allocation, CappedProRata) and float(self.allocation.cap) < 1.0:
+            yield "allocation.cap", f"is {float(self.allocation.cap):g}; in a run profits must be able to pay, use 1"
+
     call: Call | None = None
+    allocation: AbstractAllocation = eqx.field(default_factory=ProRata)  # of deleveraging over the winners
     clearing: AbstractClearing = eqx.field(default_factory=lambda: Rounds(2))
 
     def build(self, book, price, margin, liquidation, dtype) -> MarginGroups:
-        return MarginGroups.build(book, price, margin, liquidation, self.call)
+        return MarginGroups.build(book, price, margin, liquidation, self.call, allocation=self.allocation)
 
 
 class Scenario(eqx.Module):

@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import Real, to_real
+from .._sums import short_sum
 from ..liquidation import AbstractLiquidation
 from ..margin.base import AbstractMargin
 from ..margin.calls import Call
+from ..waterfall.deleveraging import AbstractAllocation, ProRata
 from .base import AbstractPositions, Book, Closing, Limits
 from .totals import RADIX, over_assets, total
 
@@ -79,6 +81,9 @@ class MarginGroups(AbstractPositions):
     margin: AbstractMargin
     liquidation: AbstractLiquidation
     call: Call | None
+    allocation: (
+        AbstractAllocation  # whose profit is taken, and whose contracts are closed, when winners are deleveraged
+    )
 
     @classmethod
     def build(
@@ -89,6 +94,7 @@ class MarginGroups(AbstractPositions):
         liquidation: AbstractLiquidation,
         call: Call | None = None,
         rank: Any = None,
+        allocation: AbstractAllocation | None = None,
     ) -> "MarginGroups":
         """Tables of a book at the initial prices; on the host, in float64.
 
@@ -122,6 +128,7 @@ class MarginGroups(AbstractPositions):
             margin=margin,
             liquidation=liquidation,
             call=call,
+            allocation=ProRata() if allocation is None else allocation,
         )
 
     @property
@@ -331,13 +338,27 @@ class MarginGroups(AbstractPositions):
     def deleverage(
         self, state: GroupsState, amount: Float[Array, "2 assets"], contracts: Float[Array, "2 assets"], log_price: Any
     ) -> GroupsState:
-        """Takes `amount` pro rata to profit, and closes `contracts` pro rata to size at the current price."""
+        """Takes `amount` of profit as the allocation says, and closes `contracts` where profit is taken.
+
+        A winner is not closed beyond what it holds: contracts that find no holder are left open.
+        """
         gain = self._gains(state, log_price)
-        winners = jnp.where(gain > 0.0, state.held, 0.0)
-        take = _share(jnp.sum(amount, axis=0), self._sum(gain))
-        cut = jnp.minimum(_share(jnp.sum(contracts, axis=0), self._sum(jnp.abs(winners))), 1.0)
-        closed = cut[:, None] * winners
-        money = state.money + over_assets(closed * self._moved(log_price) - take[:, None] * gain)
+        need, wanted = short_sum(amount), short_sum(contracts)
+        value = jnp.abs(state.held) * self.price[:, None]
+        equity = self._equities(state, log_price)
+        notional = over_assets(value * jnp.exp(log_price)[:, None])
+        leverage = notional / jnp.where(equity > 0.0, equity, jnp.inf)
+        weight = self.weight
+        taken = jnp.stack(
+            [
+                self.allocation.allocate(need[a], weight * gain[a], weight * equity, leverage, weight * value[a])
+                for a in range(gain.shape[0])
+            ]
+        )
+        taken = taken / jnp.where(weight > 0.0, weight, 1.0)[None, :]  # of one group of a row
+        part = _share(wanted, need)[:, None] * taken  # units to close where this much profit is taken
+        closed = jnp.sign(state.held) * jnp.minimum(part, jnp.abs(state.held))
+        money = state.money + over_assets(closed * self._moved(log_price) - taken)
         return state._replace(held=state.held - closed, money=money)
 
 

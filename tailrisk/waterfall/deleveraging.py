@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._fields import Real, choice, real
+from ..positions.totals import total
 from .closing import covered, positive, ratio_of
 from .ranking import price_leverage_score, profit_leverage_score, queue_order
 
@@ -26,7 +27,7 @@ def takeable(profit: Accounts, equity: Accounts) -> Accounts:
 
 def unallocated(need: Scalar, available: Accounts) -> Scalar:
     """What no allocation can cover, USD: `max(need - sum(available), 0)`, exactly zero when feasible."""
-    return positive(need - jnp.sum(available))
+    return positive(need - total(available))
 
 
 def allocate_queue(
@@ -52,8 +53,8 @@ def allocate_queue(
 def allocate_pro_rata(need: Scalar, base: Accounts) -> Accounts:
     """Takes the same share of everybody's base: `need base / sum(base)`, at most all of it."""
     base = positive(base)
-    total = jnp.sum(base)
-    return ratio_of(covered(need, total), total) * base
+    whole = total(base)
+    return ratio_of(covered(need, whole), whole) * base
 
 
 def allocate_capped_pro_rata(need: Scalar, cap: Accounts, weight: Accounts) -> Accounts:
@@ -75,7 +76,7 @@ def allocate_capped_pro_rata(need: Scalar, cap: Accounts, weight: Accounts) -> A
     place = jnp.minimum(jnp.sum(short), cap.shape[0] - 1)
     missing = need - below[place]
     level = ratio_of(jnp.where(missing < 0.0, 0.0, missing), above[place])  # negative only by rounding
-    feasible = need < jnp.sum(cap)
+    feasible = need < total(cap)
     return jnp.where(feasible & (level * weight < cap), level * weight, cap)
 
 
@@ -118,8 +119,8 @@ def project_to_budget(target: Accounts, weight: Accounts, budget: Scalar) -> Acc
     nu = jnp.clip(nu, kink[place], kink[place + 1])
     raw = target + nu * weight
     inside = used & (raw > 0.0) & (raw < 1.0)
-    missing = budget - jnp.sum(weight * jnp.clip(raw, 0.0, 1.0))
-    nu = nu + ratio_of(missing, jnp.sum(jnp.where(inside, square, 0.0)))
+    missing = budget - total(weight * jnp.clip(raw, 0.0, 1.0))
+    nu = nu + ratio_of(missing, total(jnp.where(inside, square, 0.0)))
     return jnp.clip(target + nu * weight, 0.0, 1.0)
 
 
@@ -185,7 +186,7 @@ class ProRata(AbstractAllocation):
         if self.base == "profit":
             return allocate_pro_rata(need, available)
         wealth = jnp.where(available > 0.0, equity, 0.0)
-        return allocate_pro_rata(covered(need, jnp.sum(available)), wealth)
+        return allocate_pro_rata(covered(need, total(available)), wealth)
 
 
 class CappedProRata(AbstractAllocation):
@@ -225,4 +226,4 @@ class RiskAware(AbstractAllocation):
         available = takeable(profit, equity)
         weight = risk_aware_weights(equity, leverage, self.form, self.threshold)
         first = allocate_capped_pro_rata(need, available, weight)
-        return first + allocate_pro_rata(positive(need - jnp.sum(first)), available - first)
+        return first + allocate_pro_rata(positive(need - total(first)), available - first)
