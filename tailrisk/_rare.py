@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-_SHARE = 8  # a batch is an eighth of the lanes: about what a step of a quiet market needs
+_SHARE = 16  # a batch is this part of the lanes: few places of the last batch are empty
 _LEAST = 32
 _ROW = 64  # lanes summed by one row of a matrix product
 

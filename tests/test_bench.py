@@ -12,6 +12,7 @@ from tailrisk.bench.timing import disagreements, race
 @pytest.mark.parametrize(
     ("name", "paths", "groups"), [("ladder", 1024, 500), ("accounts", 256, 64), ("normals", 2048, 0)]
 )
+@pytest.mark.slow
 def test_rivals_agree(name, paths, groups):
     if name != "normals":
         pytest.importorskip("numba")

@@ -338,6 +338,7 @@ def _cheapest(law, quantity, trades):
     return even + jnp.linalg.solve(system, jnp.concatenate([-steepest, jnp.zeros(1)]))[:-1]
 
 
+@pytest.mark.slow
 def test_cheapest_schedule_approaches_obizhaeva_wang():
     """IMP-05: blocks at both ends and an even rate between; the discrete optimum tends to it like 1 / trades."""
     quantity, resilience = 100_000.0, 2.231

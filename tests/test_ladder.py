@@ -152,6 +152,7 @@ def test_exact_clearing_is_the_limit_of_rounds_from_below():
     assert one["flag_unsettled"].max() == 0
 
 
+@pytest.mark.slow
 def test_limits_no_leverage_infinite_depth_infinite_fund():
     unlevered = scenario(
         book=LeverageMixture(

@@ -135,18 +135,21 @@ def test_float32_agrees_with_float64(names):
 
 @pytest.mark.parametrize("names", ROWS[5:6], ids=["accounts"])
 def test_chunks_and_replays_change_nothing(names):
-    """One recorded batch of 192, replayed out of order, is three unrecorded batches of 64, bit for bit."""
+    """Recorded batches of 192 and 64, out of order, are the same bit for bit, and the unrecorded run to rounding."""
     assert_replay_is_the_same(names, np.dtype("float32"))
 
 
 def assert_replay_is_the_same(names, dtype):
     numbers = np.random.default_rng(1).permutation(PATHS)
-    found, flow = outcomes(scenario(names).build(dtype), 0, numbers, record=True)
-    for name, value in result(key(names), dtype).items():
-        # The notional of a step is an output when steps are recorded; otherwise the compiler may fuse the product with
-        # the running sum, which rounds once less. Nothing on the path depends on it.
-        ulps = 8.0 if name in ("forced_notional", "peak_notional") else 0.0
-        np.testing.assert_allclose(found[name], value[numbers], rtol=ulps * np.finfo(dtype).eps, atol=0, err_msg=name)
+    system = scenario(names).build(dtype)
+    found, flow = outcomes(system, 0, numbers, record=True)
+    some, shown = outcomes(system, 0, numbers[:64], record=True)
+    for one, other in zip(jax.tree.leaves((some, shown)), jax.tree.leaves((found, flow)), strict=True):
+        np.testing.assert_array_equal(one, other[:64])
+    # Recording makes notional and deficit of a step outputs; otherwise the compiler may fuse their products with the
+    # sums that follow, which rounds once less. Recorded and unrecorded runs therefore agree to a few roundings only.
+    wanted = {name: value[numbers] for name, value in result(key(names), dtype).items()}
+    assert_agree(found, wanted, 32.0 * np.finfo(dtype).eps)
     deficit = flow.deficit.astype(np.float64).sum(axis=1) + found["open_deficit"]
     np.testing.assert_allclose(deficit, found["bad_debt"], rtol=0, atol=1e-6 * GROSS)
 
