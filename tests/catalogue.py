@@ -142,7 +142,7 @@ KERNELS = {
     "sorted, exact": lambda: SortedLadder(clearing=Exact()),
     "smooth": lambda: SmoothLadder(cells=512),
     "accounts": lambda: Accounts(clearing=Rounds(2)),
-    "accounts with calls": lambda: Accounts(margin.Call(grace="2min"), Rounds(2)),
+    "accounts with calls": lambda: Accounts(margin.Call(grace="2min"), clearing=Rounds(2)),
 }
 CLOSING_ONLY = {"sorted", "sorted, exact", "smooth"}  # kernels for static margins and full closes
 BOOKS = {

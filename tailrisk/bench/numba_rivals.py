@@ -6,7 +6,7 @@ Normals come from a ziggurat (Marsaglia and Tsang 2000) on SplitMix64.
 import math
 from typing import Any
 
-import numba
+import numba  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 from .models import ACCOUNT_ROUNDS, LADDER_ROUNDS, Groups, Market
