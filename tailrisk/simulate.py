@@ -61,7 +61,7 @@ def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool =
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.__version_info__ < (0, 13) else None
 
 
-@eqx.filter_jit(compiler_options=_OPTIONS)
+@eqx.filter_jit(compiler_options=_OPTIONS)  # pyright: ignore[reportCallIssue]
 def _chunk(system: AbstractSystem, keys: Any, paths: Any, record: bool) -> tuple[PyTree, PyTree]:
     def one(path: Any) -> tuple[PyTree, PyTree]:
         def draw(step: Any) -> Noise:
