@@ -143,6 +143,9 @@ KERNELS = {
     "smooth": lambda: SmoothLadder(cells=512),
     "accounts": lambda: Accounts(clearing=Rounds(2)),
     "accounts with calls": lambda: Accounts(margin.Call(grace="2min"), clearing=Rounds(2)),
+    "accounts, queue": lambda: Accounts(allocation=waterfall.Queue()),
+    "accounts, capped": lambda: Accounts(allocation=waterfall.CappedProRata()),
+    "accounts, risk-aware": lambda: Accounts(allocation=waterfall.RiskAware()),
 }
 CLOSING_ONLY = {"sorted", "sorted, exact", "smooth"}  # kernels for static margins and full closes
 BOOKS = {
@@ -210,7 +213,7 @@ def scenario(names: dict[str, str], **parts: Any) -> Scenario:
 
 def covering(rows: int = 12) -> list[dict[str, str]]:
     """Few scenarios in which every component of the catalogue appears; even rows are ladders, odd ones accounts."""
-    ladders, accounts = ("sorted", "smooth", "sorted, exact"), ("accounts", "accounts with calls")
+    ladders, accounts = ("sorted", "smooth", "sorted, exact"), [name for name in KERNELS if name not in CLOSING_ONLY]
     markets = [name for name in KINDS["market"] if name != "block bootstrap, 2 assets"]
     breakers = [name for name in BREAKERS if name not in BREAKERS_LIKE]
     found = []
@@ -220,7 +223,7 @@ def covering(rows: int = 12) -> list[dict[str, str]]:
         for kind in ("depth", "impact", "oracle"):
             names[kind] = list(KINDS[kind])[row % len(KINDS[kind])]
         names["waterfall"] = list(WATERFALLS)[nth % len(WATERFALLS)]
-        names["kernel"] = ladders[nth % 3] if ladder else accounts[nth % 2]
+        names["kernel"] = ladders[nth % 3] if ladder else accounts[nth % len(accounts)]
         names["book"] = list(BOOKS)[nth % (3 if ladder else 4)]
         if ladder:
             names["margin"] = ("brackets", "flat")[nth % 2]
