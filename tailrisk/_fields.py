@@ -26,6 +26,14 @@ else:
     Real = Float[Array, "..."]
     """A traced number (or array of numbers) of a component; its unit is in the field's metadata."""
 
+
+class InputError(ValueError):
+    """Bad input that was looked for: a value, a file, or parts that do not fit together, with what was expected.
+
+    Raised wherever a tree is made from what a person gave; any other `ValueError` is a bug and should look like one.
+    """
+
+
 SECONDS_PER_YEAR = 365.0 * 86400.0
 _UNITS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _UNITS |= {"y": SECONDS_PER_YEAR, "year": SECONDS_PER_YEAR}
@@ -39,9 +47,9 @@ def to_real(value: Any) -> Any:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise ValueError(f"expected a number or an array of numbers, got lists of unequal length: {value!r}") from None
+        raise InputError(f"expected a number or an array of numbers, got lists of unequal length: {value!r}") from None
     if array.dtype == object or array.dtype.kind not in "fiu":
-        raise ValueError(f"expected a number or an array of numbers, got {value!r}")
+        raise InputError(f"expected a number or an array of numbers, got {value!r}")
     return array.astype(np.float64)
 
 
@@ -49,12 +57,12 @@ def parse_duration(text: str) -> float:
     """Reads "5min", "1d", "90 s", "inf h" as a time in years (365 days)."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f'{text!r} is not a duration; write a number and a unit, for example "5min" or "1d"')
+        raise InputError(f'{text!r} is not a duration; write a number and a unit, for example "5min" or "1d"')
     number, unit = match.groups()
     if unit not in _UNITS:
         near = difflib.get_close_matches(unit, list(_UNITS), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{text!r} has the unit {unit!r}, expected one of {', '.join(_UNITS)}{hint}")
+        raise InputError(f"{text!r} has the unit {unit!r}, expected one of {', '.join(_UNITS)}{hint}")
     return float(number) * _UNITS[unit] / SECONDS_PER_YEAR
 
 
@@ -70,7 +78,7 @@ def to_duration(value: Any) -> Any:
         traced = any(isinstance(time, jax.Array) for time in times)
         return jnp.stack(times) if traced else to_real(times)
     if isinstance(value, bool | int | float):
-        raise ValueError(f'{value!r} has no unit; write a duration such as "5min" or "1d"')
+        raise InputError(f'{value!r} has no unit; write a duration such as "5min" or "1d"')
     return to_real(value)  # already a time in years: a tracer or an array
 
 
@@ -123,11 +131,11 @@ def count(default: Any = dataclasses.MISSING, *, least: int = 0, most: int | Non
     def convert(value: Any) -> int:
         whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole:
-            raise ValueError(f"expected a whole number, got {value!r}")
+            raise InputError(f"expected a whole number, got {value!r}")
         value = int(value)
         if value < least or (most is not None and value > most):
             wanted = f"of {least} or more" if most is None else f"from {least} to {most}"
-            raise ValueError(f"expected a whole number {wanted}, got {value}")
+            raise InputError(f"expected a whole number {wanted}, got {value}")
         return value
 
     given = {} if default is dataclasses.MISSING else {"default": default}
@@ -139,7 +147,7 @@ def flag(default: bool) -> Any:
 
     def convert(value: Any) -> bool:
         if not isinstance(value, bool):
-            raise ValueError(f"expected true or false, got {value!r}")
+            raise InputError(f"expected true or false, got {value!r}")
         return value
 
     return eqx.field(converter=convert, static=True, default=default, metadata={"unit": "flag"})
@@ -152,7 +160,7 @@ def choice(default: Any, *options: str) -> Any:
         if value not in options:
             near = difflib.get_close_matches(str(value), options, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"expected one of {', '.join(options)}, got {value!r}{hint}")
+            raise InputError(f"expected one of {', '.join(options)}, got {value!r}{hint}")
         return value
 
     return eqx.field(converter=convert, static=True, default=default, metadata={"unit": "name"})

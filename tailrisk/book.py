@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ._fields import Real, count, real
+from ._fields import InputError, Real, count, real
 from .data._tables import numbers, read_table
 from .margin import AbstractMargin
 from .positions.base import Book
@@ -240,7 +240,7 @@ class PositionTable(AbstractBook):
                 numbers(table[name], rows, self.path, name) if name != "mode" else np.asarray(table[name]).astype(str)
             )
             for row in np.flatnonzero(~allowed(value))[:1]:
-                raise ValueError(
+                raise InputError(
                     f"{self.path} row {rows[row]}: {name} = {value[row]!s}, expected {expected}; mend the row"
                 )
             return value
@@ -265,7 +265,7 @@ class PositionTable(AbstractBook):
         account[group] = owner
         held = (units != 0).any(axis=1)
         if not held.any():
-            raise ValueError(f"{self.path}: the rows of each account offset each other, expected at least one position")
+            raise InputError(f"{self.path}: the rows of each account offset each other, expected at least one position")
         book: Any = (units, mean_entry, money, account, np.ones(groups), np.zeros(groups))
         return Book(*(value[held] for value in book))
 

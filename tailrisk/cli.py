@@ -1,7 +1,7 @@
 """The `tailrisk` command.
 
 Exit status: 0 done, 1 a check failed, 2 bad input or missing data, 3 an estimate refused by its diagnostics, 130
-stopped by Ctrl-C. A `ValueError` that is no `ConfigError` is a bug and keeps its traceback.
+stopped by Ctrl-C. A `ValueError` that is no `InputError` is a bug and keeps its traceback.
 """
 
 import json
@@ -16,6 +16,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from ._fields import InputError
 from .study.config import ConfigError
 
 BAD_INPUT = 2
@@ -30,7 +31,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ConfigError as error:
+        except InputError as error:
             _fail(ctx, str(error))
         except BrokenPipeError:  # the reader of the output has gone, as in `tailrisk report RUN | head`
             raise

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._fields import Real, cast, count, duration, flag, problems, real
+from ._fields import InputError, Real, cast, count, duration, flag, problems, real
 from ._streams import MAX_STEPS, Draws, Noise
 from .book import AbstractBook
 from .breaker import AbstractBreaker, NoBreaker
@@ -41,12 +41,12 @@ class AbstractKernel(eqx.Module):
 
 def _ladder_fee(kernel: str, margin: AbstractMargin, liquidation: AbstractLiquidation) -> Any:
     if not isinstance(liquidation, Full):
-        raise ValueError(
+        raise InputError(
             f'positions.kind = "{kernel}" closes accounts in full, liquidation.kind is "{type(liquidation).__name__}"; '
             'use liquidation.kind = "Full" or positions.kind = "Accounts"'
         )
     if not margin.is_static:
-        raise ValueError(
+        raise InputError(
             f'positions.kind = "{kernel}" needs margins that do not move, margin.kind is "{type(margin).__name__}"; '
             'use positions.kind = "Accounts"'
         )
@@ -138,31 +138,31 @@ class Scenario(eqx.Module):
         """
         wrong = list(problems(self))
         if wrong:
-            raise ValueError(wrong[0])
+            raise InputError(wrong[0])
         if isinstance(self.positions, Accounts) and self.liquidation.backstopped and self.waterfall.backstop is None:
-            raise ValueError(
+            raise InputError(
                 f'liquidation.kind = "{type(self.liquidation).__name__}" hands groups to a backstop; give waterfall.backstop'
             )
         market = self.market.prepare()
         price = np.asarray(self.price, float).reshape(-1)
         if market.assets != price.size:
-            raise ValueError(
+            raise InputError(
                 f'price: {price.size} price(s), but market.kind = "{type(self.market).__name__}" has {market.assets} '
                 "asset(s); give each asset one starting price"
             )
         book = self.book.build(price, self.margin, draw)
         wrong = list(problems(book, "book"))
         if wrong:
-            raise ValueError(wrong[0])
+            raise InputError(wrong[0])
         held = np.asarray(book.quantity).shape[1]
         if held != price.size:
-            raise ValueError(
+            raise InputError(
                 f'book.kind = "{type(self.book).__name__}" has positions in {held} asset(s), price has {price.size}; '
                 'use book.kind = "CrossMixture" or "PositionTable"'
             )
         gross = float((np.abs(book.quantity) @ price * book.weight).sum())
         if not 0.0 < gross < float(np.finfo(dtype).max):
-            raise ValueError(
+            raise InputError(
                 f"book: gross notional is {gross:g} USD, expected a number > 0 that {np.dtype(dtype)} holds"
             )
         cascade = Cascade(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from .._fields import InputError
 from .timing import Contestant, Timing, disagreements, machine, race
 
 CHECK_FAILED, BAD_INPUT = 1, 2
@@ -29,7 +30,7 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
     No time is printed for programs that do not agree on what they computed (status 1).
     """
     if name is not None and name not in NAMES:
-        raise ValueError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._fields import Real, choice, duration, real
+from .._fields import InputError, Real, choice, duration, real
 from .base import AbstractBreaker, Gate, open_gate
 from .clock import Clock, advance, armed, at_or_above, at_or_below, auctioning, log_fall, start, whole_steps
 from .reference import AbstractReference, FixedReference, pick
@@ -119,7 +119,7 @@ class MarketWide(AbstractBreaker):
 
     def __check_init__(self):
         if self.levels.ndim != 1 or self.levels.shape != self.lengths.shape or self.levels.size == 0:
-            raise ValueError(
+            raise InputError(
                 f"levels has shape {self.levels.shape} and lengths {self.lengths.shape}; give one length for each level"
             )
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._fields import Real, duration, real
+from .._fields import InputError, Real, duration, real
 from .base import AbstractBreaker, Gate, open_gate
 
 
@@ -59,7 +59,7 @@ class AllOf(AbstractBreaker):
 
     def __check_init__(self):
         if not self.breakers or not all(isinstance(item, AbstractBreaker) for item in self.breakers):
-            raise ValueError(f"breakers is {self.breakers!r}; give one breaker at least, or use NoBreaker()")
+            raise InputError(f"breakers is {self.breakers!r}; give one breaker at least, or use NoBreaker()")
 
     def init(self, log_price: Float[Array, " assets"]) -> Combined:
         return Combined(tuple(item.init(log_price) for item in self.breakers), jnp.zeros(log_price.shape, bool))

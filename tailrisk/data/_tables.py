@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .._fields import InputError
+
 
 def read_table(
     path: Path, wanted: Sequence[str], optional: Sequence[str] = (), least: int = 2
@@ -20,12 +22,12 @@ def read_table(
     **Raises:** ValueError if the table cannot be read, lacks a column or has no rows; `least` is what it should have.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder, expected a .csv, .csv.gz or .parquet file")
+        raise InputError(f"{path}: is a folder, expected a .csv, .csv.gz or .parquet file")
     if not path.exists():
         near = difflib.get_close_matches(
             path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], 1
         )
-        raise ValueError(
+        raise InputError(
             f"{path}: no such file{f'; did you mean {path.parent / near[0]}?' if near else ', check the path'}"
         )
     try:
@@ -39,9 +41,9 @@ def read_table(
             ):
                 table, rows = _read_csv(path, csv.reader(file), wanted, optional)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a table: {error}; expected .csv, .csv.gz or .parquet") from None
+        raise InputError(f"{path}: cannot be read as a table: {error}; expected .csv, .csv.gz or .parquet") from None
     if not len(rows):
-        raise ValueError(f"{path}: the table has no rows, expected at least {least}")
+        raise InputError(f"{path}: the table has no rows, expected at least {least}")
     return table, rows
 
 
@@ -57,7 +59,7 @@ def _read_csv(
         if not line:
             continue
         if len(line) != len(header):
-            raise ValueError(
+            raise InputError(
                 f"{path} row {row}: {len(line)} values, expected {len(header)} as in the header; mend the row"
             )
         rows.append(row)
@@ -71,28 +73,28 @@ def _read_parquet(path: Path, wanted: Sequence[str], optional: Sequence[str]) ->
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(
+        raise InputError(
             f"{path}: reading Parquet needs pyarrow; install tailrisk-jax[data], or give a .csv file"
         ) from None
     try:
         wanted = _columns(path, pyarrow.parquet.read_schema(path).names, wanted, optional)
         table = pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(wanted)))
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: not a valid Parquet file: {error}") from None
+        raise InputError(f"{path}: not a valid Parquet file: {error}") from None
     return {name: table[name].to_numpy() for name in wanted}, np.arange(1, table.num_rows + 1)
 
 
 def _columns(path: Path, header: Sequence[str], wanted: Sequence[str], optional: Sequence[str]) -> list[str]:
     """The columns to read: all that are wanted, and the optional ones that are there."""
     if not header:
-        raise ValueError(f"{path}: the file is empty, expected a header with {', '.join(wanted)}")
+        raise InputError(f"{path}: the file is empty, expected a header with {', '.join(wanted)}")
     for name in wanted:
         if name not in header:
-            raise ValueError(f"{path}: no column {name!r}{hint(name, list(header))}")
+            raise InputError(f"{path}: no column {name!r}{hint(name, list(header))}")
     names = [*wanted, *(name for name in optional if name in header)]
     for name in names:
         if list(header).count(name) > 1:
-            raise ValueError(f"{path}: there are two columns {name!r}, expected one; remove or rename the other")
+            raise InputError(f"{path}: there are two columns {name!r}, expected one; remove or rename the other")
     return names
 
 
@@ -104,7 +106,7 @@ def numbers(raw: Any, rows: np.ndarray, path: str, name: str, remedy: str = "rem
             try:
                 float(value)
             except (ValueError, TypeError):
-                raise ValueError(f"{path} row {row}: {name} = {value!r}, expected a number; {remedy}") from None
+                raise InputError(f"{path} row {row}: {name} = {value!r}, expected a number; {remedy}") from None
         raise
 
 
@@ -112,7 +114,7 @@ def seconds(text: str, where: str) -> float:
     try:
         moment = datetime.datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(
+        raise InputError(
             f"{where}: {text!r} is no ISO time, expected for example 2020-03-12 or 2020-03-12T00:10:00"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()

@@ -13,7 +13,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import SECONDS_PER_YEAR, Real, choice, duration, parse_duration, real
+from .._fields import SECONDS_PER_YEAR, InputError, Real, choice, duration, parse_duration, real
 from ._tables import date, hint, numbers, read_table, seconds
 
 _SCALE = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -45,7 +45,7 @@ class LogReturns(AbstractSeries):
 
     def __check_init__(self):
         if np.ndim(self.log_return) != 2:
-            raise ValueError(
+            raise InputError(
                 f"log_return has shape {np.shape(self.log_return)}, expected (times, assets); to give prices in a "
                 'config, use kind = "PriceArray"'
             )
@@ -79,7 +79,7 @@ class PriceArray(AbstractSeries):
     def __check_init__(self):
         shape = np.shape(self.prices)
         if len(shape) not in (1, 2) or shape[0] < 2:
-            raise ValueError(f"prices has shape {shape}, expected (times,) or (times, assets) with at least 2 times")
+            raise InputError(f"prices has shape {shape}, expected (times,) or (times, assets) with at least 2 times")
 
     @property
     def assets(self) -> int:
@@ -94,7 +94,7 @@ class PriceArray(AbstractSeries):
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, str | list | tuple):
-        raise ValueError(f"expected a name or a list of names, got {value!r}")
+        raise InputError(f"expected a name or a list of names, got {value!r}")
     return (value,) if isinstance(value, str) else tuple(str(name) for name in value)
 
 
@@ -128,14 +128,14 @@ class PriceFile(AbstractSeries):
 
     def __check_init__(self):
         if not self.columns:
-            raise ValueError("columns is empty, expected at least one column of prices")
+            raise InputError("columns is empty, expected at least one column of prices")
         if self.symbols and len(self.columns) != 1:
-            raise ValueError(
+            raise InputError(
                 f"columns = {list(self.columns)} with symbols = {list(self.symbols)}: expected one column of prices "
                 "when rows are chosen by symbol; give one column, or no symbols"
             )
         if len(set(self.symbols)) != len(self.symbols) or len(set(self.columns)) != len(self.columns):
-            raise ValueError("columns and symbols must not repeat; name each asset once")
+            raise InputError("columns and symbols must not repeat; name each asset once")
         for name in ("start", "end"):
             if getattr(self, name):
                 seconds(getattr(self, name), name)
@@ -143,7 +143,7 @@ class PriceFile(AbstractSeries):
             try:
                 parse_duration(self.every)
             except ValueError as error:
-                raise ValueError(f"every: {error}") from None
+                raise InputError(f"every: {error}") from None
 
     @property
     def assets(self) -> int:
@@ -160,7 +160,7 @@ class PriceFile(AbstractSeries):
         if self.end:
             kept &= times < seconds(self.end, "end")
         if not kept.any():
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: no row is between start = {self.start or 'any'!r} and end = {self.end or 'any'!r}; "
                 f"the file has {date(times.min())} to {date(times.max())}"
             )
@@ -171,7 +171,7 @@ class PriceFile(AbstractSeries):
             own = kept & (label == symbol)
             if not own.any():
                 known = sorted(set(label.tolist()))
-                raise ValueError(f"{self.path}: no row has {self.symbol_column} = {symbol!r}{hint(symbol, known)}")
+                raise InputError(f"{self.path}: no row has {self.symbol_column} = {symbol!r}{hint(symbol, known)}")
             parts.append(self._on_grid(times[own], prices[own], rows[own], (symbol,)))
         return self._join(parts)
 
@@ -186,7 +186,7 @@ class PriceFile(AbstractSeries):
         wrong = np.flatnonzero(~(np.abs(times) < _LATEST))
         if wrong.size:
             i = wrong[0]
-            raise ValueError(
+            raise InputError(
                 f"{self.path} row {rows[i]}: {self.time_column} = {raw[i]} in {self.time_unit} lies beyond the year "
                 "5000, "
                 'expected a time of a market; set time_unit to "ms", "us" or "s"'
@@ -198,13 +198,13 @@ class PriceFile(AbstractSeries):
     ) -> tuple[np.ndarray, np.ndarray]:
         _check_prices(prices, names, rows, self.path)
         if len(times) < 2:
-            raise ValueError(f"{self.path}: only {len(times)} row is left, expected at least 2; widen start and end")
+            raise InputError(f"{self.path}: only {len(times)} row is left, expected at least 2; widen start and end")
         steps = np.diff(times)
         back = np.flatnonzero(steps <= 0.0)
         if back.size:
             i = back[0] + 1
             cure = "sort the file" if steps[back[0]] < 0 else "remove the duplicate, or choose rows with symbols"
-            raise ValueError(
+            raise InputError(
                 f"{self.path} row {rows[i]}: time {date(times[i])} does not follow {date(times[i - 1])}, expected "
                 f"strictly increasing times; {cure}"
             )
@@ -214,13 +214,13 @@ class PriceFile(AbstractSeries):
         gaps = np.flatnonzero(counts > 1)
         if uneven.size:
             i = uneven[0]
-            raise ValueError(
+            raise InputError(
                 f"{self.path} row {rows[i + 1]}: {steps[i]:g} s after the row before, expected {spacing:g} s (the "
                 "usual spacing) or a multiple; resample the file to an even grid"
             )
         if gaps.size and self.missing == "refuse":
             i = gaps[0]
-            raise ValueError(
+            raise InputError(
                 f"{self.path} row {rows[i + 1]}: {int(counts[i]) - 1} row(s) missing after {date(times[i])} "
                 f"({gaps.size} gap(s), "
                 f'{int((counts - 1).sum())} rows in all), expected one every {spacing:g} s; set missing = "hold" to '
@@ -237,13 +237,13 @@ class PriceFile(AbstractSeries):
         wanted = parse_duration(self.every) * SECONDS_PER_YEAR
         ratio = round(wanted / spacing)
         if ratio < 1 or abs(wanted / spacing - ratio) > 1e-6:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: every = {self.every!r} is {wanted:g} s, expected a multiple of the file's spacing, "
                 f"{spacing:g} s"
             )
         times, prices = times[::ratio], prices[::ratio]
         if len(times) < 2:
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: every = {self.every!r} leaves one row, expected at least 2; take a shorter one"
             )
         return times, prices
@@ -252,7 +252,7 @@ class PriceFile(AbstractSeries):
         first = parts[0][0]
         for symbol, (times, _) in zip(self.symbols, parts, strict=True):
             if len(times) != len(first) or np.abs(times - first).max() > 1e-6:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: {symbol} covers {date(times[0])} to {date(times[-1])} ({len(times)} times) but "
                     f"{self.symbols[0]} {date(first[0])} to {date(first[-1])} ({len(first)}), expected the same "
                     "times; choose start and end that all symbols cover"
@@ -264,7 +264,7 @@ def _check_prices(prices: np.ndarray, names: Sequence[str], rows: np.ndarray, so
     wrong = np.argwhere(~(np.isfinite(prices) & (prices > 0.0)))
     if wrong.size:
         i, a = wrong[0]
-        raise ValueError(
+        raise InputError(
             f"{source} row {rows[i]}: price {prices[i, a]:g} of {names[a]}, expected a positive number; remove or "
             "mend the row"
         )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._fields import InputError
 from .._sums import short_sum
 from ..market.base import Shock
 from .depth import AbstractDepth
@@ -106,7 +107,7 @@ def require_equal_shapes(owner: Any, first: str, second: str) -> None:
     """Refuses two fields that should have one entry per memory and do not."""
     shapes = [np.shape(getattr(owner, name)) for name in (first, second)]
     if shapes[0] != shapes[1] or len(shapes[0]) > 1:
-        raise ValueError(
+        raise InputError(
             f"{type(owner).__name__}: {first} has shape {shapes[0]} and {second} has shape {shapes[1]}; "
             f"give one number each, or one list each with an entry per memory"
         )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Bounds, Real, choice, to_real
+from .._fields import Bounds, InputError, Real, choice, to_real
 from .base import AbstractMargin
 
 
@@ -23,7 +23,7 @@ def _pad(value: Any) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(row, list | tuple | np.ndarray) for row in value):
         rows = [np.atleast_1d(to_real(row)) for row in value]
         if any(row.ndim != 1 or row.size == 0 for row in rows):
-            raise ValueError(f"expected one list of numbers per asset, none empty, got {value!r}")
+            raise InputError(f"expected one list of numbers per asset, none empty, got {value!r}")
         longest = max(row.size for row in rows)
         return np.stack([np.pad(row, (0, longest - row.size), mode="edge") for row in rows])
     value = to_real(value)
@@ -61,7 +61,7 @@ class Brackets(AbstractMargin):
         for name in ("floors", "maintenance_rates", "max_leverage"):
             found = np.shape(getattr(self, name))
             if found != shape or len(found) != 2:
-                raise ValueError(
+                raise InputError(
                     f"{name} is a table of shape {found}, but floors has {shape}; expected as many tiers (and assets) "
                     "in floors, maintenance_rates and max_leverage"
                 )
@@ -78,7 +78,7 @@ class Brackets(AbstractMargin):
 
     def lines(self) -> tuple[Float[Array, "#assets tiers"], Float[Array, "#assets tiers"]]:
         if self.style == "whole":
-            raise ValueError(
+            raise InputError(
                 'Brackets with style = "whole" is not convex, so it is no maximum of lines and a liquidation price may '
                 'not be unique; use style = "bracket", or the Accounts kernel, which asks for maintenance() only'
             )

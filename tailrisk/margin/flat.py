@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Real, real
+from .._fields import InputError, Real, real
 from .base import AbstractMargin
 
 
@@ -26,7 +26,7 @@ class Flat(AbstractMargin):
         for name in ("maintenance_rate", "initial_rate"):
             if np.ndim(getattr(self, name)) > 1:
                 shape = np.shape(getattr(self, name))
-                raise ValueError(f"{name} has shape {shape}; expected one number, or a list with one number per asset")
+                raise InputError(f"{name} has shape {shape}; expected one number, or a list with one number per asset")
 
     @property
     def is_static(self) -> bool:

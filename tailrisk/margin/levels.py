@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from .._fields import InputError
+
 Numbers = Float[ArrayLike, "..."]
 
 
@@ -55,4 +57,4 @@ def margin_ratio(equity: Numbers, maintenance: Numbers, *, ratio: str = "equity/
 
 def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
     if value not in options:
-        raise ValueError(f"{name} = {value!r}: expected one of {', '.join(options)}")
+        raise InputError(f"{name} = {value!r}: expected one of {', '.join(options)}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Real, choice, duration, real
+from .._fields import InputError, Real, choice, duration, real
 from .base import AbstractMargin
 from .procyclicality import AbstractVolatilityTool, Untreated
 
@@ -45,13 +45,13 @@ class VolatilityScaled(AbstractMargin):
 
     def __check_init__(self) -> None:
         if not self.base.is_static:
-            raise ValueError(
+            raise InputError(
                 f"base is a {type(self.base).__name__}, which moves with the market already; expected a static "
                 "schedule such as Flat or Brackets"
             )
         if np.ndim(self.reference) > 1:
             shape = np.shape(self.reference)
-            raise ValueError(f"reference has shape {shape}; expected one number, or a list with one number per asset")
+            raise InputError(f"reference has shape {shape}; expected one number, or a list with one number per asset")
 
     @property
     def is_static(self) -> bool:
@@ -82,7 +82,7 @@ class VolatilityScaled(AbstractMargin):
 
     def update(self, state: VolatilityState, log_return: Float[Array, " assets"], dt: Any) -> VolatilityState:
         if state.variance.shape != log_return.shape:
-            raise ValueError(
+            raise InputError(
                 f"margin was set up for {state.variance.size} assets, the market has {log_return.size}; give "
                 "`reference` one number per asset"
             )

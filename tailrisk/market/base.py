@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Real
+from .._fields import InputError, Real
 from .._streams import Draws, Noise
 
 
@@ -66,10 +66,10 @@ def count_assets(correlation: Any = None, **vectors: Any) -> int:
     shapes = {name: np.shape(value) for name, value in vectors.items()}
     for name, shape in shapes.items():
         if len(shape) > 1:
-            raise ValueError(f"{name} has shape {shape}, expected one number or a list with one number per asset")
+            raise InputError(f"{name} has shape {shape}, expected one number or a list with one number per asset")
     matrix = np.shape(correlation) if correlation is not None else ()
     if len(matrix) not in (0, 2) or (matrix and matrix[0] != matrix[1]):
-        raise ValueError(
+        raise InputError(
             f"correlation has shape {matrix}, expected one number (the same for all pairs) or a square matrix"
         )
     shapes = {"correlation": matrix[:1], **shapes}
@@ -77,7 +77,7 @@ def count_assets(correlation: Any = None, **vectors: Any) -> int:
     assets = shapes[largest][0] if shapes[largest] else 1
     for name, shape in shapes.items():
         if shape and shape[0] != assets:
-            raise ValueError(
+            raise InputError(
                 f"{name} is given for {shape[0]} assets but {largest} for {assets}; give both for the same assets, "
                 "or one number"
             )

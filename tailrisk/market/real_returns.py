@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._fields import SECONDS_PER_YEAR, Real, duration, real
+from .._fields import SECONDS_PER_YEAR, InputError, Real, duration, real
 from .._streams import Draws, Noise
 from ..data.series import AbstractSeries, LogReturns, log_returns
 from .base import AbstractMarket, Shock, above_normal
@@ -25,7 +25,7 @@ class _Path(eqx.Module):
 
 def _prepared(series: AbstractSeries) -> LogReturns:
     if not isinstance(series, LogReturns):
-        raise ValueError(
+        raise InputError(
             f"the series is still a {type(series).__name__}; call prepare() on the market to read it first"
         )
     return series

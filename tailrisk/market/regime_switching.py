@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Real, real
+from .._fields import InputError, Real, real
 from .._streams import Draws, Noise
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
 from .jumps import AbstractJumps, jump, jump_complaints, loading_complaints
@@ -39,7 +39,7 @@ class RegimeSwitching(AbstractMarket):
         for name in ("correlation", "crash_correlation"):
             shape = np.shape(getattr(self, name))
             if shape and shape[0] != self.assets:
-                raise ValueError(f"{name} is for {shape[0]} assets, expected {self.assets} as in the other fields")
+                raise InputError(f"{name} is for {shape[0]} assets, expected {self.assets} as in the other fields")
 
     def _count(self) -> int:
         vectors = {

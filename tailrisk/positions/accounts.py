@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._fields import Real, to_real
+from .._fields import InputError, Real, to_real
 from .._sums import short_sum
 from ..liquidation import AbstractLiquidation
 from ..margin.base import AbstractMargin
@@ -103,7 +103,7 @@ class MarginGroups(AbstractPositions):
         """
         spot, quantity = np.asarray(price, float).reshape(-1), np.asarray(book.quantity, float)
         if quantity.ndim != 2 or quantity.shape[1] != spot.size:
-            raise ValueError(
+            raise InputError(
                 f"the book has quantities of shape {quantity.shape} and price has {spot.size} asset(s); give one price "
                 "for each asset of the book"
             )

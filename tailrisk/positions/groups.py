@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .._fields import InputError
 from .base import Book
 
 
@@ -29,7 +30,7 @@ def group_positions(
     """
     quantity = np.asarray(quantity, np.float64)
     if quantity.ndim != 2:
-        raise ValueError(f"quantity has shape {quantity.shape}, expected (accounts, assets); add the missing axis")
+        raise InputError(f"quantity has shape {quantity.shape}, expected (accounts, assets); add the missing axis")
     accounts, assets = quantity.shape
     table = {
         "entry": entry,
@@ -42,7 +43,7 @@ def group_positions(
     for wanted, values in ((quantity.shape, table), ((accounts,), rows)):
         for name, value in values.items():
             if np.shape(value) != wanted:
-                raise ValueError(f"{name} has shape {np.shape(value)}, expected {wanted} like the rows of quantity")
+                raise InputError(f"{name} has shape {np.shape(value)}, expected {wanted} like the rows of quantity")
     label = np.asarray(group)
     # The group of a position is named by the first asset of its account that has the same label.
     first = (label[:, :, None] == label[:, None, :]).argmax(axis=2)

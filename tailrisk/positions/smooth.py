@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._fields import Real, to_real
+from .._fields import InputError, Real, to_real
 from .base import AbstractPositions, Book, Closing, Limits
 
 LOWEST = -2.5  # side-coordinate of the last table entry: a fall of 92 %; who is safe beyond is never closed
@@ -54,7 +54,7 @@ class SmoothThresholds(AbstractPositions):
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, cells: int, dtype: Any) -> "SmoothThresholds":
         """Spreads the accounts of a book over a grid of `cells` cells, linearly between the two nearest nodes."""
         if np.asarray(book.quantity).shape[1] != 1:
-            raise ValueError('a ladder holds one asset; use positions.kind = "Accounts" for several')
+            raise InputError('a ladder holds one asset; use positions.kind = "Accounts" for several')
         spot = np.asarray(price, float).reshape(1)
         rates, deductions = (np.asarray(line, float)[0] for line in margin.lines())
         quantity, weight = np.asarray(book.quantity, float)[:, 0], np.asarray(book.weight, float)

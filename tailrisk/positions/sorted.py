@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._fields import Real, to_real
+from .._fields import InputError, Real, to_real
 from .._sums import short_total
 from .base import AbstractPositions, Book, Closing, Limits
 from .search import Dominance, PrefixSums, count_above
@@ -65,7 +65,7 @@ class SortedThresholds(AbstractPositions):
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, dtype: Any) -> "SortedThresholds":
         """Tables of a book under a static convex margin schedule; on the host, in float64."""
         if np.asarray(book.quantity).shape[1] != 1:
-            raise ValueError(
+            raise InputError(
                 f"a ladder holds one asset, the book has {np.asarray(book.quantity).shape[1]}; use positions.kind = "
                 '"Accounts"'
             )

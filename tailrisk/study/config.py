@@ -19,10 +19,10 @@ import tomli_w
 from cattrs import AttributeValidationNote, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
-from .._fields import SECONDS_PER_YEAR, problems
+from .._fields import SECONDS_PER_YEAR, InputError, problems
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """Bad input of a config: one or several lines, each naming its dotted key or file."""
 
 
@@ -159,11 +159,11 @@ def _converter() -> cattrs.Converter:
             if isinstance(value, str):
                 value = {"kind": value}
             if not isinstance(value, dict):
-                raise ValueError(f"expected a table of {', '.join(f.name for f in fields)}, got {value!r}")
+                raise InputError(f"expected a table of {', '.join(f.name for f in fields)}, got {value!r}")
             value = {key: _of_default_kind(key, item) for key, item in value.items()}
             kind = value.pop("kind", cls.__name__)
             if kind != cls.__name__:
-                raise ValueError(f"kind = {kind!r}: expected {cls.__name__!r}")
+                raise InputError(f"kind = {kind!r}: expected {cls.__name__!r}")
             return structure(value, cls)
 
         return hook
@@ -173,9 +173,9 @@ def _converter() -> cattrs.Converter:
             finals = _finals(cls)
             kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
             if kind is None:
-                raise ValueError(f"expected a table with a kind, one of {', '.join(finals)}; got {value!r}")
+                raise InputError(f"expected a table with a kind, one of {', '.join(finals)}; got {value!r}")
             if kind not in finals:
-                raise ValueError(f"kind = {kind!r}{_nearest(str(kind), list(finals))}")
+                raise InputError(f"kind = {kind!r}{_nearest(str(kind), list(finals))}")
             return converter.structure(value, finals[kind])
 
         return hook

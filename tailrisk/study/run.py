@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._fields import Real, choice, count, real
+from .._fields import InputError, Real, choice, count, real
 from .._streams import MAX_PATHS, Noise
 from ..scenario import Scenario, VenueSystem
 from ..simulate import LANES, rollout, simulate
@@ -135,10 +134,9 @@ def prepare(study: Study) -> VenueSystem:
 def _build(study: Study, draw: int) -> VenueSystem:
     try:
         return study.scenario.build(use_precision(study.run.precision), draw)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
     except (TypeError, ValueError, IndexError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        if isinstance(error, ValueError) and (last.line or "").startswith("raise"):  # said on purpose, not by NumPy
-            raise ConfigError(str(error)) from None
         raise _misfit(study.scenario, error) from None
 
 
