@@ -11,11 +11,14 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+from scipy.special import ndtri
 
 from ._fields import InputError, Real, count, real
 from .data._tables import numbers, read_table
 from .margin import AbstractMargin
 from .positions.base import Book
+from .positions.groups import group_positions
+from .positions.sorted import thresholds
 
 
 class AbstractSizes(eqx.Module):
@@ -39,8 +42,6 @@ class LognormalSizes(AbstractSizes):
     deviation: Real = real(1.5, unit="1", least=0.0)
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
-        from scipy.special import ndtri
-
         return np.exp(float(self.deviation) * ndtri(u))
 
 
@@ -145,8 +146,6 @@ def _survivors(
     reserve: float,
 ) -> Book:
     """The book of isolated accounts, none of which starts within `gap` of its liquidation price."""
-    from .positions.sorted import thresholds
-
     rates, deductions = (np.asarray(line, float) for line in margin.lines())
 
     def book(entry: np.ndarray, leverage: np.ndarray) -> Book:
@@ -193,8 +192,6 @@ class CrossMixture(AbstractBook):
         yield from _mixture_complaints(self.leverages, self.weights)
 
     def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
-        from .positions.groups import group_positions
-
         rng = np.random.default_rng([self.seed, seed])
         price = np.asarray(price, float).reshape(-1)
         n, assets = self.accounts, price.size

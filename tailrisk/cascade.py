@@ -22,8 +22,8 @@ from .impact import AbstractImpact
 from .margin import AbstractMargin
 from .market import AbstractMarket, Shock
 from .oracle import AbstractOracle
-from .positions.base import AbstractPositions, Closing, Limits
-from .waterfall import Waterfall
+from .positions.base import AbstractPositions, Limits
+from .waterfall import Closing, Waterfall
 
 
 class AbstractClearing(eqx.Module):

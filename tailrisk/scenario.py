@@ -20,11 +20,11 @@ from .margin import AbstractMargin, Call
 from .market import AbstractMarket
 from .oracle import AbstractOracle, Spot
 from .positions.accounts import MarginGroups
-from .positions.base import AbstractPositions, Book, Closing
+from .positions.base import AbstractPositions, Book
 from .positions.smooth import SmoothThresholds
 from .positions.sorted import SortedThresholds
 from .simulate import AbstractSystem
-from .waterfall import AbstractAllocation, CappedProRata, ProRata, Queue, Waterfall
+from .waterfall import AbstractAllocation, CappedProRata, Closing, ProRata, Queue, Waterfall
 
 
 class AbstractKernel(eqx.Module):

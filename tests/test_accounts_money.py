@@ -8,12 +8,12 @@ import pytest
 from account_books import BOTH, RULES, TIGHT, Run, book, groups, level, limits_of, noise, random_book, trade
 
 from tailrisk._fields import cast
+from tailrisk._sums import total
 from tailrisk.liquidation import Full, Slice
 from tailrisk.margin.calls import Call
 from tailrisk.margin.flat import Flat
-from tailrisk.positions.base import Closing
 from tailrisk.positions.sorted import SortedThresholds
-from tailrisk.positions.totals import total
+from tailrisk.waterfall import Closing
 
 
 @BOTH

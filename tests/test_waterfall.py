@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tailrisk._fields import cast, problems, to_duration
-from tailrisk.positions.base import Closing
+from tailrisk.waterfall import Closing
 from tailrisk.waterfall.backstop import Backstop, average_price_trade
 from tailrisk.waterfall.settle import Waterfall
 

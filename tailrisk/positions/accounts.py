@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import InputError, Real, to_real
-from .._sums import short_sum
+from .._sums import RADIX, short_sum, total
 from ..liquidation import AbstractLiquidation
 from ..margin.base import AbstractMargin
 from ..margin.calls import Call
+from ..waterfall.base import Closing
 from ..waterfall.deleveraging import AbstractAllocation, ProRata
-from .base import AbstractPositions, Book, Closing, Limits
-from .totals import RADIX, over_assets, total
+from .base import AbstractPositions, Book, Limits
 
 ROOM_PASSED = 1e-4  # orders execute until they pass the room of a breaker, by this share of it
 _CLOCK_SLACK = 1e-5  # a clock that is a sum of steps may fall short of the grace by rounding
@@ -168,13 +168,13 @@ class MarginGroups(AbstractPositions):
         return (self.price * jnp.expm1(log_price))[:, None]
 
     def _equities(self, state: GroupsState, log_price: Float[Array, " assets"]) -> Float[Array, " groups"]:
-        return state.money + over_assets(state.held * self._moved(log_price))
+        return state.money + short_sum(state.held * self._moved(log_price))
 
     def _required(self, state: GroupsState, log_price: Any, level: Any, schedule: Any) -> tuple[Any, Any]:
         """Requirement and gross notional by group, USD."""
         notional = jnp.abs(state.held) * (self.price * jnp.exp(log_price))[:, None]
         requirement = level[None, :] * schedule(notional.T)
-        return over_assets(requirement.T), over_assets(notional)
+        return short_sum(requirement.T), short_sum(notional)
 
     def needed(self, state: GroupsState, log_mark: Any, level: Any) -> Bool[Array, ""]:
         """Whether a group is in breach or an order stands; always where clocks or calls must run."""
@@ -201,7 +201,7 @@ class MarginGroups(AbstractPositions):
 
     def _any_leg(self, share: Any) -> Bool[Array, " groups"]:
         """Groups with something on order."""
-        return over_assets(share) > 0.0 if self.liquidation.partial else share[0]
+        return short_sum(share) > 0.0 if self.liquidation.partial else share[0]
 
     def _ordered(self, state: GroupsState, order: GroupsOrder) -> Float[Array, "assets groups"]:
         """Signed units on order."""
@@ -238,11 +238,11 @@ class MarginGroups(AbstractPositions):
         units = self._ordered(state, order)
         sold = units if executed.part is None else units * _by_side(state.held, executed.part)
         held = state.held - sold
-        money = state.money + over_assets(sold * moved)
-        equity = money + over_assets(held * moved)
-        fee = self.liquidation.charge(over_assets(jnp.abs(sold) * fill[:, None]), equity)
+        money = state.money + short_sum(sold * moved)
+        equity = money + short_sum(held * moved)
+        fee = self.liquidation.charge(short_sum(jnp.abs(sold) * fill[:, None]), equity)
         ordered = self._any_leg(order.share)
-        closed = ordered & (over_assets(jnp.abs(held)) == 0.0)
+        closed = ordered & (short_sum(jnp.abs(held)) == 0.0)
         deficit = jnp.where(closed, jnp.maximum(-equity, 0.0), 0.0)
         surplus = jnp.where(closed, jnp.maximum(equity - fee, 0.0), 0.0)
         bankrupt = jnp.where((closed & (equity < 0.0))[None, :], sold, 0.0)
@@ -326,7 +326,7 @@ class MarginGroups(AbstractPositions):
     def _gains(self, state: GroupsState, log_price: Float[Array, " assets"]) -> Float[Array, "assets groups"]:
         """Profit since the start of each leg in profit, cut so that a group never loses more than its equity."""
         gain = jnp.maximum(state.held * self._moved(log_price), 0.0)
-        equity, all_legs = jnp.maximum(self._equities(state, log_price), 0.0), over_assets(gain)
+        equity, all_legs = jnp.maximum(self._equities(state, log_price), 0.0), short_sum(gain)
         short = equity < all_legs
         return jnp.where(short, equity / jnp.where(short, all_legs, 1.0), 1.0)[None, :] * gain
 
@@ -346,7 +346,7 @@ class MarginGroups(AbstractPositions):
         need, wanted = short_sum(amount), short_sum(contracts)
         value = jnp.abs(state.held) * self.price[:, None]
         equity = self._equities(state, log_price)
-        notional = over_assets(value * jnp.exp(log_price)[:, None])
+        notional = short_sum(value * jnp.exp(log_price)[:, None])
         leverage = notional / jnp.where(equity > 0.0, equity, jnp.inf)
         weight = self.weight
         taken = jnp.stack(
@@ -358,7 +358,7 @@ class MarginGroups(AbstractPositions):
         taken = taken / jnp.where(weight > 0.0, weight, 1.0)[None, :]  # of one group of a row
         part = _share(wanted, need)[:, None] * taken  # units to close where this much profit is taken
         closed = jnp.sign(state.held) * jnp.minimum(part, jnp.abs(state.held))
-        money = state.money + over_assets(closed * self._moved(log_price) - taken)
+        money = state.money + short_sum(closed * self._moved(log_price) - taken)
         return state._replace(held=state.held - closed, money=money)
 
 

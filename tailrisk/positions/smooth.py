@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._fields import InputError, Real, to_real
-from .base import AbstractPositions, Book, Closing, Limits
+from ..waterfall.base import Closing
+from .base import AbstractPositions, Book, Limits
 
 LOWEST = -2.5  # side-coordinate of the last table entry: a fall of 92 %; who is safe beyond is never closed
 HIGHEST = 0.1

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import InputError, Real, to_real
 from .._sums import short_total
-from .base import AbstractPositions, Book, Closing, Limits
+from ..waterfall.base import Closing
+from .base import AbstractPositions, Book, Limits
 from .search import Dominance, PrefixSums, count_above
 
 

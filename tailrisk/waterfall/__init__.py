@@ -2,6 +2,7 @@
 
 from .backstop import Backstop as Backstop
 from .backstop import Inventory as Inventory
+from .base import Closing as Closing
 from .deleveraging import AbstractAllocation as AbstractAllocation
 from .deleveraging import CappedProRata as CappedProRata
 from .deleveraging import ProRata as ProRata

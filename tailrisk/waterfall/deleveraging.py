@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._fields import Real, choice, real
-from ..positions.totals import total
+from .._sums import total
 from .closing import covered, positive, ratio_of
 from .ranking import price_leverage_score, profit_leverage_score, queue_order
 

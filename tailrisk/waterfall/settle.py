@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from .._fields import Real, choice, real
 from .._sums import short_sum, short_total
-from ..positions.base import Closing
 from .backstop import Backstop, Inventory
+from .base import Closing
 from .closing import covered, fund_update, positive, ratio_of
 
 Assets = Float[Array, " assets"]
