@@ -64,6 +64,14 @@ for words in ([first, "--resume"], [second]):
         assert not end.code, end.code
 """
 
+# Whatever started the tests in the background may have had Ctrl-C ignored, which children inherit.
+LISTENING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tailrisk.cli import main
+main()
+"""
+
 
 def invoke(*words):
     result = CliRunner().invoke(main, [str(word) for word in words])
@@ -101,7 +109,7 @@ def test_a_stopped_and_killed_run_ends_in_the_same_bytes(tmp_path):
     config.write_text(CONFIG)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of the time here
-    command = [sys.executable, "-m", "tailrisk.cli", "run", str(config), "--out", str(folder)]
+    command = [sys.executable, "-c", LISTENING, "run", str(config), "--out", str(folder)]
 
     status, said = stop_after_a_part(command, folder, signal.SIGINT, environment)
     assert status == 130, said
