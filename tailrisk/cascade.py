@@ -257,6 +257,8 @@ class Cascade(eqx.Module):
         before = after + self.impact.offset(pushed) - self.impact.offset(impact)
         fill = jnp.where(venue.auction, after, before + self.impact.fill(impact, volume))
         held, closing = positions.settle(books.positions, order, executed, fill, venue.shock.crash, venue.dt)
+        # Whether a step is recorded must not decide which products the compiler fuses into the sums below.
+        closing = jax.lax.optimization_barrier(closing)
         fund = self._take_over(fund, closing, unwound, p0 * jnp.exp(fill), p0 * jnp.exp(after))
         profit, wealth = positions.profit(held, after), positions.equity(held, after)
         waterfall, payment = self.waterfall.settle(fund, closing, profit, p0 * jnp.exp(after), wealth)
