@@ -113,6 +113,8 @@ def tail_quantile(t: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _words(key: UInt32[Array, "2"], path: Any, step: Any, draws: int) -> tuple[Any, Any]:
+    if draws > MAX_DRAWS:
+        raise ValueError(f"{draws} numbers of one kind a step: expected at most {MAX_DRAWS}; use a second stream")
     draw = jnp.arange(draws, dtype=jnp.uint32) << np.uint32(24)
     count0 = jnp.broadcast_to(jnp.asarray(path).astype(jnp.uint32), draw.shape)
     return threefry2x32(key[0], key[1], count0, draw + jnp.asarray(step).astype(jnp.uint32))

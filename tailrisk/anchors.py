@@ -23,7 +23,7 @@ def first_passage_probability(
         H = Phi((a + w/2) / sqrt(w)) + exp(-a) Phi((a - w/2) / sqrt(w)),
         a = ln(barrier / price) < 0,   w = volatility^2 T
 
-    1 where the barrier is at or above the price, 0 where it is zero. Source: reflection principle; mechanisms 9.8.
+    1 where the barrier is at or above the price, 0 where it is zero. Source: reflection principle under a change of measure.
     """
     ratio = jnp.asarray(barrier) / price
     inside = (ratio > 0.0) & (ratio < 1.0)
@@ -56,7 +56,7 @@ def expected_bad_debt_delayed(
         E[BD] = q H(p0, p^L, sigma, T) Put(p^L, p^B, sigma, delay),   p^B = p0 (1 - 1/L),   p^L = p^B / (1 - m)
 
     Touches before T count even if the sale comes after it. Its derivative in m is the reference of all gradient
-    estimators. Source: mechanisms 9.8, cases K1 and K1b.
+    estimators. Source: the two formulas above, by the strong Markov property at the touch.
     """
     bankruptcy = jnp.asarray(price) * (1.0 - 1.0 / jnp.asarray(leverage))
     liquidation = bankruptcy / (1.0 - jnp.asarray(maintenance_rate))

@@ -55,7 +55,9 @@ class Rounds(AbstractClearing):
 class Exact(AbstractClearing):
     """Rounds until nothing more is breached: the smallest fixed point, equal to selling one account at a time.
 
-    Orders only grow and are finite, so this ends; it can be differentiated in forward mode only.
+    Orders only grow and cannot exceed the book, so this ends: after at most as many rounds as there are groups on
+    ladders and under full closes, and when rounds no longer change a digit where groups are closed in part (`Slice`) or
+    the book is a continuum. It can be differentiated in forward mode only.
     """
 
     def resolve(self, order: Any, round_: Any) -> tuple[Any, Bool[Array, ""]]:

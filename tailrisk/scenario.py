@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ._fields import InputError, Real, cast, count, duration, flag, problems, real
 from ._streams import MAX_STEPS, Draws, Noise
+from ._sums import short_total
 from .book import AbstractBook
 from .breaker import AbstractBreaker, NoBreaker
 from .cascade import AbstractClearing, Cascade, Flow, Rounds, State
@@ -77,15 +78,15 @@ class SmoothLadder(AbstractKernel):
 class Accounts(AbstractKernel):
     """Margin groups x assets: cross and isolated margin, partial closes, calls with top-ups, moving margins."""
 
+    call: Call | None = None
+    allocation: AbstractAllocation = eqx.field(default_factory=ProRata)  # of deleveraging over the winners
+    clearing: AbstractClearing = eqx.field(default_factory=lambda: Rounds(2))
+
     def check(self) -> Iterator[tuple[str, str]]:
         if isinstance(self.allocation, Queue) and self.allocation.fill == "whole":
             yield "allocation.fill", 'is "whole", which takes more than is needed and gives it to nobody; use "partial"'
         if isinstance(self.allocation, CappedProRata) and float(self.allocation.cap) < 1.0:
             yield "allocation.cap", f"is {float(self.allocation.cap):g}; in a run profits must be able to pay, use 1"
-
-    call: Call | None = None
-    allocation: AbstractAllocation = eqx.field(default_factory=ProRata)  # of deleveraging over the winners
-    clearing: AbstractClearing = eqx.field(default_factory=lambda: Rounds(2))
 
     def build(self, book, price, margin, liquidation, dtype) -> MarginGroups:
         return MarginGroups.build(book, price, margin, liquidation, self.call, allocation=self.allocation)
@@ -229,12 +230,12 @@ class VenueSystem(AbstractSystem):
         waterfall, last = cascade.waterfall.settle(books.waterfall, closing, profit, price, wealth + open_deficit)
         paid = waterfall.paid
         # Everyone's money at the end against what they brought: traders, counterparty book, fund, capital and backstop.
-        traders = wealth + open_deficit - jnp.sum(last.adl) + paid.returned
-        maker = books.maker_money + jnp.sum(books.maker_units * p0 * jnp.expm1(log_price))
+        traders = wealth + open_deficit - short_total(last.adl) + paid.returned
+        maker = books.maker_money + short_total(books.maker_units * p0 * jnp.expm1(log_price))
         venue = cascade.waterfall.wealth(waterfall, price) - paid.socialized - paid.venue + paid.fees_out
         start = positions.equity(positions.init(self.dtype), jnp.zeros_like(log_price))
         brought = start + cascade.waterfall.wealth(cascade.waterfall.init(price.shape[0], self.dtype), price)
-        adl_notional = totals.adl_notional + jnp.sum(last.adl_contracts * price[None, :])
+        adl_notional = totals.adl_notional + short_total(last.adl_contracts * price[None, :])
         return {
             "bad_debt": totals.bad_debt + open_deficit,
             "open_deficit": open_deficit,
@@ -249,9 +250,9 @@ class VenueSystem(AbstractSystem):
             "fund_depleted": jnp.where(waterfall.ruined, 1.0, 0.0).astype(self.dtype),
             "backstop_paid": paid.backstop,
             "capital_paid": paid.capital,
-            "adl_pnl": jnp.sum(paid.adl),
+            "adl_pnl": short_total(paid.adl),
             "adl_notional": adl_notional,
-            "adl_contracts": jnp.sum(paid.adl_contracts),
+            "adl_contracts": short_total(paid.adl_contracts),
             "socialized_loss": paid.socialized,
             "residual_loss": paid.venue,
             "halted_time": totals.halted_time,

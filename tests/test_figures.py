@@ -131,7 +131,7 @@ def test_redrawing_gives_the_same_bytes_whatever_the_settings(results, drawn, tm
 )
 def test_axes_have_labels_and_units(draw, results):
     figure = draw(results, SUMMARY)
-    assert figure.get_size_inches()[0] in (style.COLUMN, style.DOUBLE)
+    assert figure.get_size_inches()[0] == style.COLUMN
     for axes in figure.axes:
         label = axes.get_ylabel()
         assert "(" in label or "number" in label, label

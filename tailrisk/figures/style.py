@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 COLUMN = 3.4  # inches
-DOUBLE = 7.0
 DPI = 200
 
 # Okabe and Ito (2008); dark enough to print in gray
 BLACK, GRAY = "#000000", "#7f7f7f"
 BLUE, SKY, GREEN = "#0072b2", "#56b4e9", "#009e73"
-ORANGE, VERMILION, PURPLE, YELLOW = "#e69f00", "#d55e00", "#cc79a7", "#f0e442"
+ORANGE, VERMILION, YELLOW = "#e69f00", "#d55e00", "#f0e442"
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere

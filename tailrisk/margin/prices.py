@@ -48,11 +48,11 @@ def liquidation_price(
         inverse, mark:   p = |q| (s + phi + r_k) / (C + q / p0 + d_k)
         inverse, entry:  p = |q| (s + phi) / (C + q / p0 - (1 + phi) M),            M = max_k(r_k |q| / p0 - d_k)
 
-    On entry basis the maintenance also covers the fee (1 + phi), as in the cross formula for inverse contracts in R05.
+    On entry basis the maintenance also covers the fee (1 + phi), as venues charge it for inverse contracts.
     Position arguments (entry, quantity, cash, other_*, fee, tick) have one shape or are scalars; `rates` and
     `deductions` are scalars (one tier) or have tiers as last axis, after the axes of the position or the last of them.
 
-    Sources: Binance, Bybit and Hyperliquid margin documentation (cases K4, LIQ-02 to LIQ-08).
+    Sources: Binance, Bybit and Hyperliquid margin documentation.
     """
     _one_of("mm_basis", mm_basis, ("mark", "entry"))
     _one_of("mode", mode, ("isolated", "cross"))

@@ -29,7 +29,7 @@ class VolatilityScaled(AbstractMargin):
                            max(floor i, k sigma sqrt(horizon))
 
     `reference` is a scalar or one number per asset; `floor` is the lowest level, 1 if the table of the venue is a
-    minimum. Sources: RiskMetrics (1996) for the estimate; mechanisms R05 for the form.
+    minimum. Source: J.P. Morgan, RiskMetrics Technical Document (1996), of the estimate.
 
     **Left out:** GARCH estimates, and the lag and rounding with which a venue announces a new table.
     """

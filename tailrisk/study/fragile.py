@@ -12,7 +12,7 @@ POINTS = 401
 
 
 def liquidation_map(system: VenueSystem) -> dict[str, np.ndarray]:
-    """Forced selling per log price on both sides of the spot, its branching number, and the shock-to-drop curve."""
+    """Forced selling per log price on both sides of the spot, and its branching number."""
     positions, impact = system.cascade.positions, system.cascade.impact
     assert isinstance(positions, SortedThresholds)
     grid = jnp.asarray(np.linspace(-REACH, REACH, POINTS), system.dtype)
@@ -29,10 +29,4 @@ def liquidation_map(system: VenueSystem) -> dict[str, np.ndarray]:
         toward = np.asarray(view) < 0.0  # a side is closed on its own side of the spot only
         out[f"map/{name}"] = np.where(toward, np.asarray(density) * spot * np.exp(np.asarray(grid)), 0.0)
         out[f"map/branching_{name}"] = np.where(toward, np.asarray(branching), 0.0)
-    levels, units = positions.entries(0)
-    if levels.size:
-        shocks = jnp.asarray(np.linspace(0.0, 0.3, 121), system.dtype)
-        response = fragility.shock_to_drop(levels, units, impact, shocks)
-        out["shock/initial"], out["shock/drop"] = np.asarray(shocks), np.asarray(response.drop)
-        out["shock/share"] = np.asarray(response.share)
     return out

@@ -1,4 +1,4 @@
-"""What the figures of a run need beyond one number per path: replayed paths, the liquidation map, the shock curve.
+"""What the figures of a run need beyond one number per path: replayed paths and the liquidation map.
 
 Noise is data, so a path is replayed exactly from its number; nothing is stored while the run goes on.
 """
@@ -15,7 +15,7 @@ from .fragile import liquidation_map
 
 FAN = np.array([0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999])
 WORST = 12
-BLOCK = 256
+BLOCK = 256  # paths replayed at a time, by one program however many are wanted
 
 
 def observe(scenario: Scenario, system: VenueSystem, run: Any, paths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -56,5 +56,5 @@ def observe(scenario: Scenario, system: VenueSystem, run: Any, paths: dict[str, 
 
 
 def _flow(system: VenueSystem, seed: int, numbers: np.ndarray) -> Any:
-    _, flow = outcomes(system, seed, numbers, record=True)
+    _, flow = outcomes(system, seed, numbers, lanes=BLOCK, record=True)
     return flow

@@ -65,7 +65,7 @@ def summarize(
         "books": int(run.books),
         "steps": int(system.steps),
         "seed": int(run.seed),
-        "estimator": "monte_carlo",
+        "estimator": run.estimator,
         "confidence": confidence,
     }
     if run.books > 1:

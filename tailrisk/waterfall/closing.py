@@ -108,8 +108,8 @@ def restoring_size_linear(
     """Size to close when selling x units executes `impact x / 2` USD/unit away from the mark.
 
     The smaller root of `(impact / 2) x^2 - (rate - cost) p x + (rate p q - E) = 0`, or the whole size where no root
-    lies in (0, size): then closing costs more than it frees. The mark stays at `mark`, so R06's slice ignores its own
-    push.
+    lies in (0, size): then closing costs more than it frees. The mark stays at `mark`: a slice ignores
+    its own push.
     """
     need = rate * mark * size - equity
     slope = (rate - cost) * mark
