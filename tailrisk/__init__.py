@@ -19,6 +19,7 @@ from .book import LeverageMixture as LeverageMixture
 from .book import LognormalSizes as LognormalSizes
 from .book import ParetoSizes as ParetoSizes
 from .book import PositionTable as PositionTable
+from .book import ToppedUp as ToppedUp
 from .cascade import AbstractClearing as AbstractClearing
 from .cascade import Cascade as Cascade
 from .cascade import Exact as Exact
