@@ -6,49 +6,87 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
 
 from tailrisk import _streams
 from tailrisk._fields import Real, real
-from tailrisk.policy.constraints import Mean
-from tailrisk.policy.problem import AbstractSampledModel, Problem
-from tailrisk.policy.variables import Rate
+from tailrisk.policy import AbstractSampledModel, AugmentedLagrangian, Mean, Problem, Rate
 
 SIGMA = 0.04
-
-
-def numbers(first, paths):
-    return first + jnp.arange(paths, dtype=jnp.uint32)
+PLAIN = AugmentedLagrangian(z=0.0, room=0.0)
 
 
 def normals(keys, first, paths, draws):
-    return jax.vmap(lambda path: _streams.normals(keys[0], path, 0, draws, jnp.zeros(()).dtype))(numbers(first, paths))
+    numbers = first + jnp.arange(paths, dtype=jnp.uint32)
+    return jax.vmap(lambda path: _streams.normals(keys[0], path, 0, draws, jnp.zeros(()).dtype))(numbers)
 
 
 class Margin(AbstractSampledModel):
     """The loss of a step beyond a margin, for a normal or Student-t law of the same variance.
 
     `tilt` moves the mean of the normal under which paths are drawn (importance sampling); a t variable is a normal over
-    the root of a chi-square mean.
+    the root of a mean of squared normals. `smoothing` replaces x+ by x sigmoid(x/h), which lies below it.
     """
 
-    sigma: Real = real(SIGMA, unit="1", above=0.0)
     tilt: Real = real(0.0, unit="deviations")
+    smoothing: Real = real(0.0, unit="1")
     freedom: int = eqx.field(static=True, default=0)
     weighted: bool = eqx.field(static=True, default=False)
+    smooth: bool = eqx.field(static=True, default=False)
 
     def sample(self, parameters, keys, first, paths):
         z = normals(keys, first, paths, 1 + self.freedom)
         moved = z[:, 0] + self.tilt
-        loss = self.sigma * moved
+        loss = SIGMA * moved
         if self.freedom:
-            scale = self.sigma * np.sqrt((self.freedom - 2) / self.freedom)
+            scale = SIGMA * float(np.sqrt((self.freedom - 2) / self.freedom))
             loss = scale * moved / jnp.sqrt(jnp.mean(z[:, 1:] ** 2, axis=1))
         margin = parameters["margin"]
-        out = {"bad_debt": jax.nn.relu(loss - margin), "margin": jnp.broadcast_to(margin, loss.shape), "loss": loss}
+        excess = loss - margin
+        bad_debt = excess * jax.nn.sigmoid(excess / self.smoothing) if self.smooth else jax.nn.relu(excess)
+        out = {"bad_debt": bad_debt, "excess": excess, "margin": jnp.broadcast_to(margin, loss.shape)}
         if self.weighted:
             out["weight"] = jnp.exp(-self.tilt * moved + 0.5 * self.tilt**2)
         return out
+
+
+class TwoMargins(AbstractSampledModel):
+    """Losses of two assets of different volatility beyond margins of their own."""
+
+    deviations: Real = real((0.02, 0.06), unit="1")
+
+    def sample(self, parameters, keys, first, paths):
+        loss = self.deviations[None, :] * normals(keys, first, paths, 2)
+        margins = jnp.broadcast_to(parameters["margins"][None, :], loss.shape)
+        return {
+            "bad_debt": jnp.sum(jax.nn.relu(loss - margins), axis=1),
+            "margin": jnp.sum(margins, axis=1),
+            "first": loss[:, 0],
+            "second": loss[:, 1],
+        }
+
+
+class Compiled(AbstractSampledModel):
+    """A deciding model with its own compiled program."""
+
+    inner: AbstractSampledModel
+
+    @eqx.filter_jit
+    def sample(self, parameters, keys, first, paths):
+        return self.inner.sample(parameters, keys, first, paths)
+
+
+TRACES: list[int] = []
+
+
+class Counted(AbstractSampledModel):
+    """A model that says when it is traced."""
+
+    inner: AbstractSampledModel
+
+    def sample(self, parameters, keys, first, paths):
+        TRACES.append(paths)
+        return self.inner.sample(parameters, keys, first, paths)
 
 
 def law(freedom: int) -> Any:
@@ -72,10 +110,26 @@ def best_margin(limit: float, freedom: int = 0) -> float:
     return optimize.brentq(lambda m: expected_bad_debt(m, freedom) - limit, 0.0, 5.0, xtol=1e-14, rtol=1e-14)
 
 
-def margin_problem(limit: float, freedom: int = 0, start: float = 0.15, grid: float = 0.0, **model: Any) -> Problem:
+def deviation(margin: float, freedom: int = 0) -> float:
+    """Standard deviation of (L - m)+: E[((L - m)+)^2] = 2 int_m^inf (x - m) P(L > x) dx."""
+    known = law(freedom)
+    square = integrate.quad(lambda x: 2.0 * (x - margin) * known.sf(x), margin, margin + 1.0)[0]
+    square += integrate.quad(lambda x: 2.0 * (x - margin) * known.sf(x), margin + 1.0, np.inf)[0]
+    return float(np.sqrt(square - expected_bad_debt(margin, freedom) ** 2))
+
+
+def margin_problem(
+    limit: float, freedom: int = 0, *, start: float = 0.15, upper: float = 1.0, grid: float = 0.0, **model: Any
+) -> Problem:
     return Problem(
         model=Margin(freedom=freedom, **model),
-        variables=(Rate("margin", start=start, lower=0.01, upper=1.0, grid=grid),),
+        variables=(Rate("margin", start=start, lower=0.01, upper=upper, grid=grid),),
         cost={"margin": 1.0},
         constraints=(Mean("bad_debt", limit=limit),),
     )
+
+
+def hard_margin_problem(limit: float, smoothing: float, **settings: Any) -> Problem:
+    """The smoothed model for tuning, the exact one for judging."""
+    problem = margin_problem(limit, smooth=True, smoothing=smoothing, **settings)
+    return eqx.tree_at(lambda p: p.hard, problem, Compiled(Margin()), is_leaf=lambda x: x is None)

@@ -90,7 +90,7 @@ class Shortfall(AbstractConstraint):
     outcome: str
     limit: Real = real(unit="unit of the outcome", above=0.0)
     level: Real = real(unit="1", above=0.0, below=1.0)
-    start: Real = real(np.nan, unit="unit of the outcome")
+    start: Real = real(0.0, unit="unit of the outcome")  # a search begins by placing it
     has_level = True
 
     @property
@@ -126,7 +126,7 @@ class Probability(AbstractConstraint):
     outcome: str
     limit: Real = real(unit="1", above=0.0, below=1.0)
     threshold: Real = real(unit="unit of the outcome")
-    gap: Real = real(np.nan, unit="unit of the outcome")
+    gap: Real = real(1.0, unit="unit of the outcome", above=0.0)  # a search begins by placing it
     has_level = True
 
     @property
