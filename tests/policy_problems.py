@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr
 from scipy import integrate, optimize, stats
 
 from tailrisk import _streams
@@ -48,6 +49,29 @@ class Margin(AbstractSampledModel):
         if self.weighted:
             out["weight"] = jnp.exp(-self.tilt * moved + 0.5 * self.tilt**2)
         return out
+
+
+class IsolatedLong(AbstractSampledModel):
+    """Bad debt of a leveraged long that is sold a day after its price touches the level where its margin is gone.
+
+    The chance to touch is known; the day after is drawn. Price 100, leverage 5, volatility 0.8 a year, 30 days.
+    """
+
+    tilt: Real = real(-1.5, unit="deviations")
+
+    def sample(self, parameters, keys, first, paths):
+        bankrupt, sigma, horizon, delay = 80.0, 0.8, 30.0 / 365.0, 1.0 / 365.0
+        level = bankrupt / (1.0 - parameters["margin"])
+        away, width = jnp.log(level / 100.0), sigma * horizon**0.5
+        touch = ndtr(away / width + 0.5 * width) + jnp.exp(-away) * ndtr(away / width - 0.5 * width)
+        z = normals(keys, first, paths, 1)[:, 0] + self.tilt
+        step = sigma * delay**0.5
+        sold = level * jnp.exp(step * z - 0.5 * step**2)
+        return {
+            "bad_debt": touch * jax.nn.relu(bankrupt - sold),
+            "margin": jnp.broadcast_to(parameters["margin"], z.shape),
+            "weight": jnp.exp(-self.tilt * z + 0.5 * self.tilt**2),
+        }
 
 
 class TwoMargins(AbstractSampledModel):

@@ -58,7 +58,7 @@ def test_bounds_and_orders_hold_everywhere(scale):
 
 
 def test_a_unit_step_moves_a_value_by_a_tenth():
-    slope = jax.jacfwd(lambda free: variables.values(EVERYTHING, free))(jnp.zeros(SIZE))
+    slope = jax.jit(jax.jacfwd(VALUES))(jnp.zeros(SIZE))
     own = {"fee": [0], "maintenance": [1, 2, 3], "initial": [4, 5, 6], "fund": [7], "throttle": [8], "buffer": [9, 10]}
     for variable in EVERYTHING:
         part = np.asarray(slope[variable.name])[..., own[variable.name]]
@@ -105,6 +105,15 @@ def test_rounding_goes_to_the_safe_side_and_keeps_orders():
     assert variables.rounded(EVERYTHING[:1], {"fee": 0.0105})["fee"] == 0.0105  # on the grid already
 
 
+def test_rounding_keeps_an_order_over_two_grids():
+    pair = (
+        Rate("maintenance", start=0.1, lower=0.0, upper=0.5, grid=0.05),
+        Above("initial", "maintenance", start=0.2, upper=1.0, grid=0.02),
+    )
+    rounded = variables.rounded(pair, {"maintenance": 0.101, "initial": 0.103})
+    assert rounded == {"maintenance": 0.15, "initial": 0.16}
+
+
 @pytest.mark.parametrize(
     ("variable", "words"),
     [
@@ -112,8 +121,10 @@ def test_rounding_goes_to_the_safe_side_and_keeps_orders():
         (Tiers("m", start=(0.1, 0.1), lower=0.0, upper=0.5), "rise strictly"),
         (Weights("m", start=(0.5, 0.4)), "sum to one"),
         (Scale("m", start=-1.0), "> 0"),
+        (Rate("m", start=0.2, lower=0.0, upper=0.55, grid=0.1), "not a multiple of grid"),
+        (Above("m", "other", start=0.2, upper=0.5), "listed before"),
     ],
-    ids=["rate", "tiers", "weights", "scale"],
+    ids=["rate", "tiers", "weights", "scale", "bound off the grid", "no base"],
 )
 def test_a_start_out_of_bounds_is_refused(variable, words):
     with pytest.raises(InputError, match=words):

@@ -205,7 +205,9 @@ def tune(
 
     **Raises:** `InputError` for a problem or a start that is out of bounds or does not fit together.
     """
-    method = AugmentedLagrangian() if method is None else method
+    if paths < 2 or chunk < 1:
+        raise InputError(f"paths = {paths}, chunk = {chunk}: expected at least 2 paths and 1 in a chunk")
+    method = method or AugmentedLagrangian()
     problem, stream = checked(problem), Stream(ROOT, seed, paths, min(chunk, paths))
     free = np.zeros(problem.size)
     if start is not None:

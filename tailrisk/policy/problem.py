@@ -19,7 +19,7 @@ from .. import _fields, _streams
 from .._fields import InputError
 from . import variables as variables_
 from .constraints import AbstractConstraint
-from .variables import AbstractVariable
+from .variables import Above, AbstractVariable
 
 WEIGHT = "weight"  # name of the outcome that holds importance weights
 MOST_FREE = 16  # forward mode carries one tangent per free number
@@ -64,6 +64,10 @@ class Problem(eqx.Module):
         names = [variable.name for variable in self.variables]
         if len(set(names)) != len(names):
             yield "variables", f"{names}: expected different names"
+        for i, variable in enumerate(self.variables):
+            if isinstance(variable, Above) and variable.base not in names[:i]:
+                yield f"variables.{variable.name}", f"base = {variable.base!r}: expected a variable listed before it"
+                return
         if not self.constraints or not self.cost:
             yield "cost and constraints", "expected at least one of each; a cost alone runs to a bound"
         if self.size > MOST_FREE:
@@ -191,7 +195,10 @@ def _outcomes(problem: Problem, parameters: Any, keys: Any, first: Any, paths: i
 def outcomes(
     problem: Problem, parameters: Mapping[str, Any], stream: Stream, first: int = 0, last: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Outcomes per path of the model that decides, for the paths `first` to `last - 1` of a stream, with weights."""
+    """Outcomes per path of the model that decides, for the paths `first` to `last - 1` of a stream, with weights.
+
+    **Raises:** `InputError` if cost or constraints name an outcome that the model does not have.
+    """
     last, keys = stream.paths if last is None else last, stream.keys
     wanted = {constraint.outcome for constraint in problem.constraints} | set(problem.cost)
     parts = []
@@ -200,6 +207,8 @@ def outcomes(
             drawn = _outcomes(problem, _cast_values(parameters), keys, jnp.uint32(start), stream.chunk)
         else:
             drawn = problem.hard.sample(parameters, keys, jnp.uint32(start), stream.chunk)
+        if missing := wanted - drawn.keys():
+            raise InputError(f"the model has no outcome {sorted(missing)}: expected some of {', '.join(sorted(drawn))}")
         kept = {name: np.asarray(drawn[name], float)[: last - start] for name in wanted}
         ones = np.ones(min(stream.chunk, last - start))
         parts.append(kept | {WEIGHT: np.asarray(drawn.get(WEIGHT, ones), float)[: last - start]})

@@ -115,11 +115,11 @@ def refine(
     **Source:** Ragonneau (2022), "Model-based derivative-free optimization methods and software", for the method
     (COBYQA); Shashaani, Hashemi and Pasupathy (2018), "ASTRO-DF", for tying the sample to the radius.
     """
-    method, problem = method or TrustRegion(), checked(problem)
+    method, cast = method or TrustRegion(), checked(problem)
     free, radius, evaluations = variables_.free_numbers(problem.variables, start), method.radius, 0
     for share in method.shares:
         paths = min(max(int(share * stream.paths), 2), stream.paths)
-        hard = _Hard(problem, stream._replace(paths=paths), method.z, method.room)
+        hard = _Hard(cast, stream._replace(paths=paths), method.z, method.room)
         scale = abs(hard.at(free).cost) or 1.0
         optimize.minimize(
             lambda u, hard=hard, scale=scale: hard.at(u).cost / scale,
@@ -147,9 +147,9 @@ def settle(
     evaluations: int = 0,
 ) -> Refined:
     """Rounds parameters to the safe side and judges the policy that results, without moving them any further."""
-    problem = checked(problem)
-    parameters = variables_.rounded(problem.variables, parameters)
-    judged = judge(problem, parameters, stream)
-    violation = _Hard(problem, stream, z, room).violations(judged).max()
+    cast = checked(problem)
+    parameters = variables_.rounded(problem.variables, parameters)  # the grid in double precision, whatever the run
+    judged = judge(cast, parameters, stream)
+    violation = _Hard(cast, stream, z, room).violations(judged).max()
     bounds = judged.value + z * judged.std_error
     return Refined(Policy(parameters, judged.levels), judged, bounds, float(violation), evaluations + 1)

@@ -6,7 +6,7 @@ one, and keeps bounds and orders.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -55,6 +55,12 @@ def _on_grid(value: Any, grid: Real, rounding: str) -> np.ndarray:
     return np.round(whole * grid, 12)
 
 
+def _off_grid(grid: Real, **bounds: Real) -> Iterator[tuple[str, str]]:
+    for name, bound in bounds.items():
+        if not np.isclose(float(bound), float(_on_grid(bound, grid, "up")), rtol=1e-9, atol=0.0):
+            yield name, f"{float(bound):g} is not a multiple of grid = {float(grid):g}; rounding could leave the bounds"
+
+
 class AbstractVariable(eqx.Module):
     """One named decision: how free numbers make its value and where that value may be rounded to."""
 
@@ -96,6 +102,7 @@ class Rate(AbstractVariable):
     def check(self):
         if not self.lower < self.start < self.upper:
             yield "start", f"{self.start:g} does not lie between lower = {self.lower:g} and upper = {self.upper:g}"
+        yield from _off_grid(self.grid, lower=self.lower, upper=self.upper)
 
     def value(self, free, known, starts):
         return _between(free[0], self.start, self.lower, self.lower, self.upper)
@@ -149,6 +156,7 @@ class Tiers(AbstractVariable):
     def check(self):
         if np.ndim(self.start) != 1 or np.any(np.diff([float(self.lower), *self.start, float(self.upper)]) <= 0.0):
             yield "start", f"{self.start} does not rise strictly from lower = {self.lower:g} to upper = {self.upper:g}"
+        yield from _off_grid(self.grid, lower=self.lower, upper=self.upper)
 
     def value(self, free, known, starts):
         tiers, below, start_below = [], self.lower, self.lower
@@ -181,6 +189,9 @@ class Above(AbstractVariable):
     def size(self) -> int:
         return max(self.start.size, 1)
 
+    def check(self):
+        yield from _off_grid(self.grid, upper=self.upper)
+
     def value(self, free, known, starts):
         lower = known[self.base]
         return _between(free.reshape(lower.shape), self.start, starts[self.base], lower, self.upper)
@@ -189,7 +200,9 @@ class Above(AbstractVariable):
         return _undo(value, self.start, starts[self.base], known[self.base], self.upper).reshape(-1)
 
     def rounded(self, value, known):
-        return np.clip(_on_grid(value, self.grid, self.rounding), known[self.base], self.upper)
+        # The base may have been rounded up past this value, on a grid of its own.
+        least = _on_grid(known[self.base], self.grid, "up")
+        return np.clip(_on_grid(value, self.grid, self.rounding), least, self.upper)
 
 
 class Weights(AbstractVariable):
