@@ -121,7 +121,7 @@ def test_keys_of_certificates_are_never_those_of_tuning(monkeypatch):
 
 def test_smoothed_optimum_without_refinement_is_caught():
     problem = hard_margin_problem(1e-3, 0.01, grid=1e-4)
-    tuned = tune(problem, seed=1, paths=50_000)
+    tuned = tune(problem, seed=1, paths=65_536)
     assert tuned.status == "converged"
     assert tuned.violation <= 1e-5  # of smoothed bad debt: a success by its own measure
     careless = settle(problem, tuned.parameters, tuned.stream)
@@ -172,7 +172,7 @@ def test_probability_is_certified_by_its_exact_bound():
 
 def test_shortfall_is_certified_at_the_level_found_with_it():
     problem = dataclasses.replace(margin_problem(1.0), constraints=(Shortfall("bad_debt", 0.03, 0.99),))
-    tuned = tune(problem, seed=1, paths=50_000)
+    tuned = tune(problem, seed=1, paths=65_536)
     settled = settle(problem, tuned.parameters, tuned.stream)
     line = certify(problem, settled.policy, seed=1, method=QUICK).attempts[0].lines[0]
     margin = float(settled.policy.parameters["margin"])

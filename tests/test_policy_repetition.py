@@ -22,11 +22,11 @@ def true_ratios(limit, freedom, method, paths, seeds):
 
 
 def test_plain_averages_violate_and_bounds_rarely_do():
-    plain = true_ratios(1e-3, 0, PLAIN, 5_000, range(30))
-    bounded = true_ratios(1e-3, 0, BOUND, 5_000, range(30))
-    coin = stats.binom(30, 0.5)
+    plain = true_ratios(1e-3, 0, PLAIN, 5_000, range(20))
+    bounded = true_ratios(1e-3, 0, BOUND, 5_000, range(20))
+    coin = stats.binom(20, 0.5)
     assert coin.ppf(1e-3) <= np.count_nonzero(plain > 1.0) <= coin.isf(1e-3)
-    assert np.count_nonzero(bounded > 1.0) <= stats.binom.isf(1e-3, 30, 0.1)
+    assert np.count_nonzero(bounded > 1.0) <= stats.binom.isf(1e-3, 20, 0.1)
     assert np.all(bounded < plain)
     assert np.median(bounded) > 0.8  # and not at any price
 

@@ -265,7 +265,7 @@ def test_budget_in_paths_is_kept():
 
 
 class Holed(AbstractSampledModel):
-    """Not a number below a margin of 0.12."""
+    """Not a number below a margin of 0.09."""
 
     def sample(self, parameters, keys, first, paths):
         out = Margin().sample(parameters, keys, first, paths)
@@ -280,6 +280,24 @@ def test_steps_that_are_not_finite_are_skipped(start, status):
     assert tuned.status == status
     if status == "converged":
         assert abs(errors(tuned, 1e-4)[0]) <= 3.0
+
+
+class Breaches(AbstractSampledModel):
+    """A penalty per breach: a jump, of which a pathwise gradient sees nothing."""
+
+    def sample(self, parameters, keys, first, paths):
+        out = Margin().sample(parameters, keys, first, paths)
+        return out | {"bad_debt": jnp.where(out["excess"] > 0.0, 0.01, 0.0)}
+
+
+def test_gradient_that_misses_jumps_is_never_a_success():
+    problem = dataclasses.replace(margin_problem(1e-4), model=Breaches())
+    tuned = tune(problem, seed=1, paths=PATHS, method=PLAIN)
+    assert tuned.status != "converged"
+    # Counting needs no gradient: the cheapest margin has one breach in a hundred.
+    refined = refine(problem, {"margin": 0.15}, tuned.stream, TrustRegion(z=0.0, room=0.0))
+    assert refined.violation <= 0.0
+    assert float(refined.policy.parameters["margin"]) == pytest.approx(SIGMA * stats.norm.isf(0.01), abs=3e-3)
 
 
 def test_one_trace_for_all_steps_limits_and_starts():

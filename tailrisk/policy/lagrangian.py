@@ -30,6 +30,7 @@ ROOT = "policy/tune"
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step must reach (Armijo)
 _LONGEST = 5.0  # free units moved by one step: about half of a value
 _SHORTEST = 1e-7  # free units; a minimum of a piecewise smooth sample function can be a kink
+_KINK = 0.05  # share of the cost's gradient that may jump at a kink; more is a gradient that misleads
 _DOUBTS = 3  # rounds in a row that raise a penalty before infeasibility is looked into
 _HOPELESS = 100.0  # tolerances of violation left at the point of least violation
 _LBFGS = optax.scale_by_lbfgs(memory_size=10)
@@ -167,7 +168,8 @@ def _backtrack(search: _Search, merit: Merit, here: Point, step: np.ndarray) -> 
 def _minimize(search: _Search, merit: Merit, free: np.ndarray, evaluation: Evaluation, tolerance: float) -> Point:
     """L-BFGS with backtracking, until the gradient is small or no step down the gradient decreases the value.
 
-    The latter is a kink: sample means of losses beyond a threshold are piecewise smooth, and their minimum may be one.
+    The latter is a kink if the gradient is small: sample means of losses beyond a threshold are piecewise smooth, and
+    their minimum may be one. If it is not, the gradient is not that of the value.
     """
     here, state = Point(free, evaluation, *merit(evaluation)), None
     for _ in range(search.method.steps):
@@ -220,7 +222,8 @@ def tune(
     here = Point(free, search.start, *search.lagrangian(multipliers, penalties)(search.start))
     if not (np.isfinite(here.value) and np.all(np.isfinite(here.gradient))):
         return _tuned("not_finite", search, here, multipliers, ())
-    slack = method.gradient_tolerance * float(np.linalg.norm(search.start.cost_gradient)) / search.cost_scale
+    pull = float(np.linalg.norm(search.start.cost_gradient)) / search.cost_scale
+    slack = method.gradient_tolerance * pull
     rounds, status, doubts, before = [], "budget_exhausted", 0, np.full_like(multipliers, np.inf)
     for _ in range(method.rounds):
         here = _minimize(search, search.lagrangian(multipliers, penalties), here.free, here.evaluation, slack)
@@ -228,7 +231,7 @@ def tune(
         missed = np.abs(np.maximum(g, -multipliers / penalties))
         multipliers = np.maximum(multipliers + penalties * g, 0.0)
         rounds.append(Round(multipliers, penalties, g, here.evaluation.cost))
-        if missed.max() <= method.tolerance and (here.kink or np.linalg.norm(here.gradient) <= slack):
+        if missed.max() <= method.tolerance and np.linalg.norm(here.gradient) <= (_KINK * pull if here.kink else slack):
             status = "converged"
             break
         slow = (missed > method.tolerance) & (missed > before / method.growth)
