@@ -36,6 +36,7 @@ def holds(value, slack=0.0):
     assert np.all(np.diff(tiers) >= 0.0)
     assert tiers[-1] <= 0.5
     assert np.all(initial >= tiers)
+    assert np.all(np.diff(initial) >= 0.0)
     assert np.all(initial <= 1.0)
     assert value["fund"] > 0.0
     assert value["throttle"] > 0.0

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from .. import _fields, _streams
 from .._fields import InputError
+from ..simulate import entry_point
 from . import variables as variables_
 from .constraints import AbstractConstraint
 from .variables import Above, AbstractVariable
@@ -142,7 +143,7 @@ def checked(problem: Problem) -> Problem:
     return _fields.cast(problem, jnp.zeros(()).dtype)
 
 
-@eqx.filter_jit
+@entry_point
 def _sums(problem: Problem, keys: Any, first: Any, last: Any, paths: int, free: Any) -> tuple[Any, Any]:
     """Sums over the paths of a chunk that come before `last`, and their derivatives in the free numbers."""
 
@@ -187,7 +188,7 @@ def evaluate(problem: Problem, stream: Stream, free: Float[np.ndarray, " free"])
     return Evaluation(cost, cost_gradient, offset + carried, d_offset + d_carried, error, d_error)
 
 
-@eqx.filter_jit
+@entry_point
 def _outcomes(problem: Problem, parameters: Any, keys: Any, first: Any, paths: int) -> dict[str, Any]:
     return problem.model.sample(parameters, keys, first, paths)
 

@@ -176,7 +176,11 @@ class Tiers(AbstractVariable):
 
 
 class Above(AbstractVariable):
-    """A rate above another variable, tier by tier if that one has tiers: x = base + (upper - base) sigmoid(u)."""
+    """A rate above another variable: x = base + (upper - base) sigmoid(u).
+
+    Above tiers there are as many, each above its own base and never below the one before:
+    x_k = l_k + (upper - l_k) sigmoid(u_k), l_k = max(base_k, x_(k-1)).
+    """
 
     name: str
     base: str
@@ -193,11 +197,23 @@ class Above(AbstractVariable):
         yield from _off_grid(self.grid, upper=self.upper)
 
     def value(self, free, known, starts):
-        lower = known[self.base]
-        return _between(free.reshape(lower.shape), self.start, starts[self.base], lower, self.upper)
+        base, start, start_base = (x.reshape(-1) for x in (known[self.base], self.start, starts[self.base]))
+        tiers = []
+        for k in range(self.size):
+            low, start_low = base[k], start_base[k]
+            if k:
+                low, start_low = jnp.maximum(low, tiers[-1]), jnp.maximum(start_low, start[k - 1])
+            tiers.append(_between(free[k], start[k], start_low, low, self.upper))
+        return jnp.stack(tiers).reshape(known[self.base].shape)
 
     def free(self, value, known, starts):
-        return _undo(value, self.start, starts[self.base], known[self.base], self.upper).reshape(-1)
+        value, base, start, start_base = (
+            np.asarray(x, float).reshape(-1) for x in (value, known[self.base], self.start, starts[self.base])
+        )
+        low, start_low = (
+            np.maximum(x, np.append(-np.inf, before[:-1])) for x, before in ((base, value), (start_base, start))
+        )
+        return _undo(value, start, start_low, low, self.upper)
 
     def rounded(self, value, known):
         # The base may have been rounded up past this value, on a grid of its own.

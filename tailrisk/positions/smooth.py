@@ -66,17 +66,17 @@ class SmoothThresholds(AbstractPositions):
         equity = book.cash + quantity * (spot - np.asarray(book.entry, float)[:, 0])
         size, side = np.abs(quantity), np.sign(quantity)
         value = size * spot
-        relative = (value[:, None] - side[:, None] * (equity[:, None] + deductions)) / value[:, None]
+        relative = (value[:, None] - side[:, None] * (equity[:, None] + deductions[None, :])) / value[:, None]
         # A level below the grid is nobody's: the bound keeps its logarithm finite.
         level = side[:, None] * xp.log(xp.maximum(relative, 0.5 * np.exp(LOWEST)))
-        breach = level - side[:, None] * xp.log(1.0 - side[:, None] * rates)
+        breach = level - side[:, None] * xp.log(1.0 - side[:, None] * rates[None, :])
         tier = breach.argmax(axis=1)
         place = xp.take_along_axis(level, tier[:, None], axis=1)[:, 0]
         # A node's amount is spread over the cell above it, so its middle lies half a cell higher.
         position = (HIGHEST - xp.maximum(place, LOWEST)) / (HIGHEST - LOWEST) * cells
         position = xp.clip(position + 0.5, 0.0, cells - 1e-9)
         cell = position.astype(int)
-        part = position - cell
+        part = position - cell.astype(position.dtype)
         shape = (2, rates.size, cells + 1)
         row = (np.where(side < 0, rates.size, 0) + tier) * (cells + 1) + cell
 
@@ -87,7 +87,10 @@ class SmoothThresholds(AbstractPositions):
 
         units, money = table(weight * size), table(weight * equity)
         mean = _added(xp, shape[:2], row // (cells + 1), weight * deductions[tier])
-        mean = mean / xp.maximum(spot * units.sum(axis=2), 1e-300)
+        held = spot[0] * units.sum(axis=2)
+        mean = xp.where(
+            held > 0.0, mean / xp.where(held > 0.0, held, 1.0), 0.0
+        )  # an empty tier has no derivative either
         return cls(  # pyright: ignore[reportCallIssue]
             price=to_real(spot),
             units=jnp.asarray(xp.cumsum(units, axis=2), dtype),
