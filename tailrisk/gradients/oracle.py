@@ -39,16 +39,21 @@ class Quadrature(NamedTuple):
     far: int
 
 
+def default_span(ladder: Ladder) -> float:
+    """From the lowest barrier to eight deviations of the walk above the start (log price)."""
+    law, margin = ladder.law, np.asarray(ladder.book.initial_margin) + ladder.initial_shift
+    lowest = float((np.asarray(ladder.book.entry) + np.log1p(-margin)).min())
+    rise = 8.0 * (float(law.deviation) * np.sqrt(ladder.steps) + float(np.hypot(law.deviation, law.jump_deviation)))
+    return rise + max(float(law.drift) * ladder.steps, 0.0) - lowest
+
+
 def quadrature(ladder: Ladder, *, degree: int = _DEGREE, refine: float = 1.0, span: float | None = None) -> Quadrature:
     """Panels one deviation wide (over `refine`), from a barrier to where the walk may be above the start (`span`)."""
     law = ladder.law
     width = float(law.deviation) / refine
     jump = float(np.hypot(law.deviation, law.jump_deviation))
-    if span is None:
-        debt = np.asarray(ladder.book.entry) + np.log1p(-(np.asarray(ladder.book.initial_margin) + ladder.initial_shift))
-        drift = float(law.drift) * ladder.steps
-        span = 8.0 * (width * np.sqrt(ladder.steps) + jump) + max(drift, 0.0) - float(debt.min())
-    panels = 8 * int(np.ceil(span / width / 8.0))  # few different sizes: few compilations
+    above = span if span is not None else default_span(ladder)
+    panels = 8 * int(np.ceil(above / width / 8.0))  # few different sizes: few compilations
     x, w = np.polynomial.legendre.leggauss(degree)
     nodes = (width * (np.arange(panels)[:, None] + 0.5 * (x + 1.0))).reshape(-1)
     reach = [
