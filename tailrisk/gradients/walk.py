@@ -260,7 +260,7 @@ class LadderWalk(AbstractSystem):
 
     def thresholds(self, state: WalkState) -> Candidates:
         """All thresholds of the step after `state`, with those marked that are reached with what is sold before them."""
-        clearing, places = self.clearing, jnp.arange(self.accounts + 1)
+        clearing, places = self.clearing, jnp.arange(self.accounts + 1, dtype=jnp.int32)
         levels = clearing.thresholds[:-1]
         # Least threshold from `sold` to just before each place: what must be passed to get there.
         passed = jnp.where(places[:-1] >= state.sold, levels, jnp.inf)
