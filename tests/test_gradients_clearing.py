@@ -198,9 +198,7 @@ def test_differentiating_a_ladder_raises(parameter):
     case = ladder(reference_book(3, 7), band=0.05)
 
     def loss(value):
-        moved = eqx.tree_at(
-            lambda tree: reduce(getattr, parameter.split("."), tree), case, value
-        )
+        moved = eqx.tree_at(lambda tree: reduce(getattr, parameter.split("."), tree), case, value)
         return LadderWalk.build(moved).fee
 
     with pytest.raises(HardThresholdGradientError, match="differences"):

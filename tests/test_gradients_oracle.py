@@ -141,7 +141,7 @@ def test_orders_splits_and_units(gradient):
 
     def with_book(index, share):
         parts = (np.asarray(x)[index] for x in (book.entry, book.initial_margin))
-        return eqx.tree_at(lambda l: l.book, SMALL, type(book)(*parts, np.asarray(book.quantity)[index] * share))
+        return eqx.tree_at(lambda tree: tree.book, SMALL, type(book)(*parts, np.asarray(book.quantity)[index] * share))
 
     assert oracle.expected_bad_debt(with_book(pick, 1.0)) == pytest.approx(value, rel=1e-12)
     halves = with_book(np.repeat(np.arange(12), 2), np.tile([0.3, 0.7], 12))
@@ -154,7 +154,9 @@ def test_without_impact_accounts_are_alone():
     free = SMALL.replace("impact", 0.0)
     alone = [
         oracle.expected_bad_debt(
-            dataclasses.replace(free, book=type(free.book)(*(np.asarray(x)[i : i + 1] for x in vars(free.book).values())))
+            dataclasses.replace(
+                free, book=type(free.book)(*(np.asarray(x)[i : i + 1] for x in vars(free.book).values()))
+            )
         )
         for i in range(3)
     ]

@@ -65,8 +65,12 @@ class SortedClearing(eqx.Module):
         fall = impact * pressure
         minima = range_minima(log_debt - np.log1p(-maintenance) + fall[:-1])
         amounts = np.stack([quantity, quantity * np.exp(log_debt), quantity * np.exp(log_entry)], axis=-1)
-        tables = (minima, minima[0], pressure, fall, log_debt)
-        return cls(*(jnp.asarray(table.astype(dtype)) for table in tables), PrefixSums.build(amounts[None], dtype))
+
+        def table(numbers: np.ndarray) -> Array:
+            return jnp.asarray(numbers.astype(dtype))
+
+        sums = PrefixSums.build(amounts[None], dtype)
+        return cls(table(minima), table(minima[0]), table(pressure), table(fall), table(log_debt), sums)
 
     def first_at_or_below(self, start: Int[Array, ""], level: Float[Array, ""]) -> Int[Array, ""]:
         """The first k >= start with a_k <= level; the number of accounts if there is none."""
@@ -83,9 +87,7 @@ class SortedClearing(eqx.Module):
         places = self.fall.shape[0]
         return places - count_above(self.fall[None, ::-1], room[None])[0]
 
-    def split(
-        self, start: Int[Array, ""], stop: Int[Array, ""], log_price: Float[Array, ""]
-    ) -> tuple[Sold, Sold]:
+    def split(self, start: Int[Array, ""], stop: Int[Array, ""], log_price: Float[Array, ""]) -> tuple[Sold, Sold]:
         """Sums over those of the accounts start <= k < stop that are in deficit at the price, and over the others."""
         bankrupt = jnp.clip(count_above(self.log_debt[None, :], log_price[None])[0], start, stop)
         starts, stops = jnp.stack([start, bankrupt]), jnp.stack([bankrupt, stop])

@@ -1,6 +1,6 @@
 """Systems that ride on the walk of a ladder: a score beside it, or several walks on the same noise."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
@@ -14,15 +14,20 @@ class AbstractCompanion(AbstractSystem):
 
     walk: eqx.AbstractVar[LadderWalk]
 
-    @property
-    def steps(self) -> int:
-        """Steps of the walk."""
-        return self.walk.steps
+    if TYPE_CHECKING:  # a type checker takes the properties below for arguments
+        steps: int = eqx.field(init=False)
+        dtype: Any = eqx.field(init=False)
+    else:
 
-    @property
-    def dtype(self) -> Any:
-        """Precision of the walk."""
-        return self.walk.dtype
+        @property
+        def steps(self) -> int:
+            """Steps of the walk."""
+            return self.walk.steps
+
+        @property
+        def dtype(self) -> Any:
+            """Precision of the walk."""
+            return self.walk.dtype
 
     @property
     def draws(self) -> Draws:

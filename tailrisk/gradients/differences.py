@@ -42,12 +42,8 @@ STEPS = {
 class Differences(AbstractCompanion):
     """Pairs of walks on the same noise, one pair per parameter: above and below its value."""
 
+    walk: LadderWalk  # between the ends: it lends its noise and is not run
     ends: tuple[tuple[LadderWalk, LadderWalk], ...]
-
-    @property
-    def walk(self) -> LadderWalk:
-        """One of the walks; all have the same steps, precision and noise."""
-        return self.ends[0][0]
 
     def _each(self) -> Iterator[tuple[str, LadderWalk]]:
         for i, (above, below) in enumerate(self.ends):
@@ -64,9 +60,7 @@ class Differences(AbstractCompanion):
     def outcome(self, state: dict[str, WalkState]) -> dict[str, Float[Array, ""]]:
         """Per walk its value; the weight; per pair the difference of the weighted values."""
         out = {name: walk.outcome(state[name]) for name, walk in self._each()}
-        gaps = {
-            f"gap_{i}": _gap(out[f"above_{i}"], out[f"below_{i}"]) for i in range(len(self.ends))
-        }
+        gaps = {f"gap_{i}": _gap(out[f"above_{i}"], out[f"below_{i}"]) for i in range(len(self.ends))}
         return {"weight": out["above_0"]["weight"]} | gaps
 
 
@@ -156,7 +150,8 @@ def estimate(
     def end(name: str, move: float) -> LadderWalk:
         return LadderWalk.build(ladder.replace(name, ladder.get(name) + move), functional, dtype)
 
-    system = Differences(tuple((end(name, h), end(name, -h)) for name, h in zip(parameters, steps, strict=True)))
+    ends = tuple((end(name, h), end(name, -h)) for name, h in zip(parameters, steps, strict=True))
+    system = Differences(LadderWalk.build(ladder, functional, dtype), ends)
 
     def contributions(outcome: dict[str, np.ndarray]) -> np.ndarray:
         return np.stack([outcome[f"gap_{i}"] / (2.0 * h) for i, h in enumerate(steps)])

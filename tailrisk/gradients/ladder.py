@@ -51,7 +51,10 @@ class LadderBook(eqx.Module):
         """One number per account in each array."""
         shapes = {np.shape(self.entry), np.shape(self.initial_margin), np.shape(self.quantity)}
         if len(shapes) > 1 or np.ndim(self.entry) != 1 or np.size(self.entry) == 0:
-            yield "entry", f"has shapes {shapes} with initial_margin and quantity; expected one number per account in each"
+            yield (
+                "entry",
+                f"has shapes {shapes} with initial_margin and quantity; expected one number per account in each",
+            )
 
 
 def reference_book(

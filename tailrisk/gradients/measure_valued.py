@@ -12,6 +12,7 @@ R = sqrt(-2 log(2 Phi(-|z|))).
 **Source:** Pflug (1989); Heidergott, Vazquez-Abad, Pflug and Farenhorst-Yuan (2010) for the Gaussian.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ class RayleighPair(AbstractCompanion):
     def step(self, state: PairState, noise: Noise) -> tuple[PairState, WalkState]:
         """A step of each walk."""
         z = noise.normal
-        size = jnp.sqrt(-2.0 * (log_ndtr(-jnp.abs(z)) + np.log(2.0)))
+        size = jnp.sqrt(-2.0 * (log_ndtr(-jnp.abs(z)) + math.log(2.0)))
         up, _ = self.walk.step(state.up, noise._replace(normal=jnp.where(state.started, z, size)))
         down, _ = self.walk.step(state.down, noise._replace(normal=jnp.where(state.started, z, -size)))
         plain, shown = self.walk.step(state.plain, noise)
@@ -61,7 +62,7 @@ class RayleighPair(AbstractCompanion):
         """The weight, and the derivative of the mean in a common rise of the thresholds (before weighting)."""
         plain = self.walk.outcome(state.plain)
         higher, lower = (self.walk.outcome(walk)["value"] for walk in (state.up, state.down))
-        volume = (lower - higher) / (state.deviation * np.sqrt(2.0 * np.pi))
+        volume = (lower - higher) / (state.deviation * math.sqrt(2.0 * math.pi))
         return {"weight": plain["weight"], "slope": volume + plain["value_shift"]}
 
 

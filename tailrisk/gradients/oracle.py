@@ -33,8 +33,8 @@ _ROWS = 16  # barriers worked on at a time: bounds the memory
 class Quadrature(NamedTuple):
     """Gauss-Legendre panels above a barrier; `near` and `far` nodes can reach it without and with a jump (structural)."""
 
-    nodes: Float[Array, " nodes"]
-    weights: Float[Array, " nodes"]
+    nodes: Float[np.ndarray, " nodes"]
+    weights: Float[np.ndarray, " nodes"]
     near: int
     far: int
 
