@@ -171,7 +171,10 @@ def test_breaker_band(with_breaker):
 
 @pytest.mark.parametrize(
     ("functional", "name"),
-    [(UncoveredDebt(), "shift"), (TailExcess(value_at_risk=8e-4, level=0.95), "measure-valued")],
+    [
+        (UncoveredDebt(), "shift"),
+        pytest.param(TailExcess(value_at_risk=8e-4, level=0.95), "measure-valued", marks=pytest.mark.slow),
+    ],
     ids=["uncovered", "excess"],
 )
 def test_functionals_agree(functional, name):
