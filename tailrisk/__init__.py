@@ -5,6 +5,7 @@ from . import breaker as breaker
 from . import execution as execution
 from . import feedback as feedback
 from . import fragility as fragility
+from . import gradients as gradients
 from . import impact as impact
 from . import margin as margin
 from . import market as market
