@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._fields import cast
+from ._fields import AnyArray, cast
 from .impact import AbstractImpact
 
 
@@ -54,7 +54,7 @@ def liquidation_map(
     levels: Float[Array, " positions"],
     quantity: Float[Array, " positions"],
     grid: Float[Array, " grid"],
-    bandwidth: float = 0.005,
+    bandwidth: Float[AnyArray, ""] | float = 0.005,
     kernel: Literal["box", "gaussian"] = "box",
 ) -> Float[Array, " grid"]:
     """Density of forced selling rho(y) at log prices `grid`, in units per unit of log price.
@@ -90,7 +90,7 @@ def branching_map(
     quantity: Float[Array, " positions"],
     impact: AbstractImpact,
     grid: Float[Array, " grid"],
-    bandwidth: float = 0.005,
+    bandwidth: Float[AnyArray, ""] | float = 0.005,
     kernel: Literal["box", "gaussian"] = "box",
 ) -> Float[Array, " grid"]:
     """Branching number R(y) = lambda(y) rho(y): units forced by one forced unit when the price stands at log price y.
@@ -127,7 +127,7 @@ def distance_to_criticality(
     quantity: Float[Array, " positions"],
     impact: AbstractImpact,
     grid: Float[Array, " grid"],
-    bandwidth: float = 0.005,
+    bandwidth: Float[AnyArray, ""] | float = 0.005,
 ) -> Criticality:
     """Smallest outside fall whose cascade reaches a log price where R >= 1, with the zones themselves.
 
