@@ -28,6 +28,8 @@ else:
     """JAX or NumPy: what a law takes and gives on the host, where its fields are NumPy until a run casts them."""
     Real = Float[AnyArray, "..."]
     """A traced number (or array of numbers) of a component; its unit is in the field's metadata."""
+Number = Float[AnyArray, "..."] | float
+"""An argument of a closed form: one number or an array of them, traced or not."""
 
 
 class InputError(ValueError):

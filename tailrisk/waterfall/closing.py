@@ -8,11 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from .._fields import AnyArray
-
-Number = Float[AnyArray, "..."] | float
+from .._fields import Number
 
 
 def covered(need: Number, source: Number) -> Array:
