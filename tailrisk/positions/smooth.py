@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._fields import InputError, Real, to_real
+from .._fields import AnyArray, InputError, Real, to_real
 from ..waterfall.base import Closing
 from .base import AbstractPositions, Book, Limits
 
@@ -46,8 +46,8 @@ class SmoothThresholds(AbstractPositions):
     price: Real  # (1,)
     units: Float[Array, "2 tiers nodes"]  # cumulative from the top of the grid down
     money: Float[Array, "2 tiers nodes"]  # USD equity at p0, cumulative
-    rates: Float[Array, " tiers"]
-    deduction: Float[Array, "2 tiers"]  # mean deduction of a tier per unit notional at p0
+    rates: Float[AnyArray, " tiers"]
+    deduction: Float[AnyArray, "2 tiers"]  # mean deduction of a tier per unit notional at p0
     fee: Real
     sparse = False
 
