@@ -297,7 +297,7 @@ def test_long_runs_against_quadrature(name, base):
 @pytest.mark.slow
 def test_halving_the_step_changes_what_the_quadrature_says(base):
     ladder, _ = base
-    steps = np.array([0.008, 0.004])
+    steps = np.array([0.004, 0.002])
     names = ("maintenance", "maintenance")
     ends = [
         tuple(LadderWalk.build(ladder.replace("maintenance", 0.025 + x), BadDebt()) for x in (h, -h)) for h in steps
