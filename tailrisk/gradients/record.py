@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -122,7 +122,7 @@ def pilot(system: AbstractSystem, *, seed: int, paths: int, chunk: int) -> dict[
     return {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
 
 
-def _standard_error(values: np.ndarray) -> np.ndarray:
+def _standard_error(values: np.ndarray) -> Any:
     return values.std(axis=0, ddof=1) / np.sqrt(values.shape[0])
 
 

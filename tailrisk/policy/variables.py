@@ -37,7 +37,7 @@ def _between(free: Any, start: Real, start_lower: Real, lower: Any, upper: Real)
     return lower + (upper - lower) * jax.nn.sigmoid(center + steepness * free)
 
 
-def _undo(value: Any, start: Real, start_lower: Real, lower: Any, upper: Real) -> np.ndarray:
+def _undo(value: Any, start: Real, start_lower: Real, lower: Any, upper: Real) -> Any:
     """The free number at which `_between` gives `value`."""
     center, steepness = _steepness(start, start_lower, upper)
     share = (np.asarray(value) - lower) / (upper - lower)
@@ -46,7 +46,7 @@ def _undo(value: Any, start: Real, start_lower: Real, lower: Any, upper: Real) -
     return (np.log(share) - np.log1p(-share) - np.asarray(center)) / np.asarray(steepness)
 
 
-def _on_grid(value: Any, grid: Real, rounding: str) -> np.ndarray:
+def _on_grid(value: Any, grid: Real, rounding: str) -> Any:
     """The next multiple of `grid` up or down; a grid of 0 leaves the value."""
     value, grid = np.asarray(value, float), float(grid)
     if grid == 0.0:
@@ -285,9 +285,9 @@ def free_numbers(variables: tuple[AbstractVariable, ...], given: Mapping[str, An
     return np.concatenate(parts)
 
 
-def rounded(variables: tuple[AbstractVariable, ...], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def rounded(variables: tuple[AbstractVariable, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """All values on their grids, each in its safe direction, in order again."""
-    known: dict[str, np.ndarray] = {}
+    known: dict[str, Any] = {}
     for variable in variables:
         known[variable.name] = variable.rounded(given[variable.name], known)
     return known
