@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import InputError, Real, to_real
+from .._hard import crosses, decisive
 from .._sums import short_total
+from ..liquidation import BREACH
 from ..waterfall.base import Closing
-from .base import AbstractPositions, Book, Limits
+from .base import LIMIT, AbstractPositions, Book, Limits
 from .search import Dominance, PrefixSums, count_above
 
 
@@ -61,6 +63,7 @@ class SortedThresholds(AbstractPositions):
     short: Dominance  # longs, shorts by the level where equity is zero; then by where it equals the liquidation fee
     fee: Real  # 1, of traded notional
     sparse = True
+    backstopped = False
 
     @classmethod
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, dtype: Any) -> "SortedThresholds":
@@ -118,7 +121,7 @@ class SortedThresholds(AbstractPositions):
         following = self.level.reshape(-1)[
             jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)
         ]
-        waiting = (following > self._side_level(log_mark)) & (state.sold < places)
+        waiting = crosses(self._side_level(log_mark), following, BREACH) & (state.sold < places)
         waiting = waiting | (state.ordered > state.sold)
         return waiting[0] | waiting[1]
 
@@ -127,7 +130,7 @@ class SortedThresholds(AbstractPositions):
     ) -> Int[Array, "2"]:
         """Groups whose threshold lies above the mark."""
         del state, level
-        return jnp.maximum(order, count_above(self.level, self._side_level(log_mark)))
+        return jnp.maximum(order, count_above(self.level, self._side_level(log_mark), BREACH))
 
     def volume(
         self, state: LadderState, order: Int[Array, "2"], limits: Limits | None
@@ -138,17 +141,17 @@ class SortedThresholds(AbstractPositions):
         return units[:1] - units[1:], executed
 
     def _limited(self, sold: Int[Array, "2"], order: Int[Array, "2"], limits: Limits) -> Int[Array, "2"]:
-        cap = jnp.concatenate([limits.sell_cap, limits.buy_cap])
-        room = jnp.concatenate([limits.sell_room, limits.buy_room])
+        cap = decisive(jnp.concatenate([limits.sell_cap, limits.buy_cap]), LIMIT)
+        room = decisive(jnp.concatenate([limits.sell_room, limits.buy_room]), LIMIT)
         places = self.level.shape[1]
         within, passed = sold, sold
         for bit in reversed(range(int(places).bit_length())):
             ahead = jnp.minimum(within + 2**bit, places)
-            fits = self.sums.between(sold, ahead)[:, 0] <= cap
+            fits = decisive(self.sums.between(sold, ahead)[:, 0], LIMIT) <= cap
             within = jnp.where(fits, ahead, within)
             # `passed` closes in on the last place whose volume does not exceed the room.
             ahead = jnp.minimum(passed + 2**bit, places)
-            fits = self.sums.between(sold, ahead)[:, 0] <= room
+            fits = decisive(self.sums.between(sold, ahead)[:, 0], LIMIT) <= room
             passed = jnp.where(fits, ahead, passed)
         inclusive = jnp.minimum(passed + 1, places)  # the order that passes the room is the last to execute
         executed = jnp.minimum(order, jnp.minimum(within, inclusive))
