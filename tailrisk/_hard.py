@@ -44,7 +44,8 @@ def decisive(value: Any, what: str) -> Any:
     **Raises:** `HardThresholdGradientError` while tracing a derivative, if the value carries a tangent.
     """
     # what is built on the host cannot carry a tangent and stays NumPy
-    return _decisive(what, value) if isinstance(value, jax.Array) and jnp.issubdtype(value, jnp.inexact) else value
+    may_carry = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact)
+    return _decisive(what, value) if may_carry else value
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -74,7 +75,8 @@ def crosses(value: Any, threshold: Any, what: str) -> Bool[Array, "..."]:
 def indicator(number: Float[Array, "..."], decided_by: PyTree) -> Float[Array, "..."]:
     """A number that only counts events, reported beside outcomes that do have a derivative; returned as it is.
 
-    Its own derivative is nan, never a silent zero, if a number it was decided by carries a tangent.
+    Its own derivative is nan, never a silent zero, if a number it was decided by carries a tangent. In reverse mode ask
+    for one outcome at a time: a cotangent of explicit zeros makes nan of all.
     """
     del decided_by
     return number

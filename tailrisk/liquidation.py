@@ -142,13 +142,14 @@ class Schedule(AbstractLiquidation):
 
     def share(self, equity: Any, maintenance: Any, notional: Any, clock: Any) -> tuple[Any, Any]:
         """The part that is due where equity is below maintenance; nothing while the wait lasts."""
+        breach = crosses(equity, maintenance, BREACH)
         small = decisive(notional, _SIZE) <= decisive(self.size_limit, _SIZE)
         at_first = jnp.where(small, 1.0, self.first_share)
         later = jnp.where(self._waited(clock), jnp.ones_like(clock), 0.0)
         part = jnp.where(clock >= 0.0, later, at_first)
         taken = crosses(equity, self.backstop_level * maintenance, "the equity at which the backstop takes over")
         taken = (self.backstop_level > 0.0) & taken
-        return jnp.where(crosses(equity, maintenance, BREACH) & ~taken, part, 0.0), taken
+        return jnp.where(breach & ~taken, part, 0.0), taken
 
     def advance(self, clock: Any, ordered: Any, dt: Any) -> Any:
         """Starts with the first order, runs through the wait, and stops where the group is cured when it ends."""

@@ -20,8 +20,8 @@ from ..margin.calls import Call
 from ..waterfall.base import Closing
 from ..waterfall.deleveraging import AbstractAllocation, ProRata
 from .base import AbstractPositions, Book, Limits
+from .search import DEFICIT
 
-DEFICIT = "which positions are closed in deficit"
 MET = "a margin call that is met"
 ROOM_PASSED = 1e-4  # orders execute until they pass the room of a breaker, by this share of it
 _CLOCK_SLACK = 1e-5  # a clock that is a sum of steps may fall short of the grace by rounding

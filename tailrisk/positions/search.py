@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from .._hard import decisive
 
+DEFICIT = "which positions are closed in deficit"
 
-def count_above(
-    table: Float[Array, "sides places"], value: Float[Array, " sides"], what: str
-) -> Int[Array, " sides"]:
+
+def count_above(table: Float[Array, "sides places"], value: Float[Array, " sides"], what: str) -> Int[Array, " sides"]:
     """How many entries of each descending row lie strictly above a value: a binary search, O(log N).
 
     `what` the places decide is said if a derivative arrives here.
@@ -113,7 +113,7 @@ class Dominance(eqx.Module):
         """Sums over start <= i < stop with level[i] > value, per row."""
         sides, places = self.levels.shape
         bits = self.zeros.shape[0] // sides
-        first_out = count_above(self.levels, value, "which positions are closed in deficit")  # ranks below this one have level > value
+        first_out = count_above(self.levels, value, DEFICIT)  # ranks below this one have level > value
         flat = self.zeros_before.reshape(-1)
 
         def descend(b: Any, carry: Any) -> Any:

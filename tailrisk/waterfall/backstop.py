@@ -74,7 +74,8 @@ class Backstop(eqx.Module):
         `limit` is the depth (or volume) of the step in units; 0 where active price bounds forbid trading.
         """
         clock = state.clock + dt
-        passed = jnp.floor(decisive(clock / self.interval, "the schedule of the backstop") + 1e-3)  # steps of one interval must not miss by rounding
+        intervals = decisive(clock / self.interval, "the schedule of the backstop")
+        passed = jnp.floor(intervals + 1e-3)  # steps of one interval must not miss by rounding
         size = jnp.abs(state.quantity)
         wanted = size * (1.0 - (1.0 - self.fraction) ** passed)
         rest = decisive(size, _REST) <= decisive(self.cutoff, _REST)
