@@ -60,7 +60,8 @@ class Exact(AbstractClearing):
 
     Orders only grow and cannot exceed the book, so this ends: after at most as many rounds as there are groups on
     ladders and under full closes, and when rounds no longer change a digit where groups are closed in part (`Slice`) or
-    the book is a continuum. It can be differentiated in forward mode only.
+    the book is a continuum. It can be differentiated in forward mode only. Where sales of a continuum breed more sales
+    than they are, its price jumps across that zone, and a pathwise derivative does not see the jump.
     """
 
     def resolve(self, order: Any, round_: Any) -> tuple[Any, Bool[Array, ""]]:

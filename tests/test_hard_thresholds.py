@@ -52,7 +52,6 @@ DERIVATIVES = {
     "jvp of vmap": lambda f: lambda *at: jvp(lambda *x: jnp.sum(jax.vmap(f)(*x)))(*(jnp.stack([x, x]) for x in at)),
     "linearize": lambda f: lambda *at: jax.linearize(f, *at)[1](*at),
 }
-FORWARD = ("jvp", "jvp of vmap")
 PLACES = {"plain": step_up, "scan": scanned, "while": looped, "cond": chosen, "rare": packed}
 
 
@@ -70,11 +69,10 @@ def test_a_tangent_on_either_side_raises(place, derivative):
 def test_numbers_that_decide_nothing_pass(place, derivative):
     """The comparison is the plain one, and detached operands leave the derivative at fixed events."""
     function = PLACES[place]
-    assert float(function(ONE, TWO)) == {"scan": 2.0, "while": 2.0}.get(place, 2.0)
-    if place == "while" and derivative not in FORWARD:
-        pytest.skip("JAX has no reverse mode of a while loop")
+    assert float(function(ONE, TWO)) == 2.0
     found = DERIVATIVES[derivative](lambda factor: factor * function(ONE, TWO))(3.0 * ONE)
-    np.testing.assert_array_equal(np.asarray(jax.tree.leaves(found)[-1]) % 2.0, 0.0)
+    expected = {"jvp of vmap": 4.0, "linearize": 6.0}.get(derivative, 2.0)  # the sum of two, along 3, of one
+    np.testing.assert_array_equal(np.asarray(jax.tree.leaves(found)[-1]), expected)
     detached = jax.grad(lambda x: x * jnp.where(crosses(jax.lax.stop_gradient(x), TWO, "a test"), 5.0, 1.0))
     assert float(detached(ONE)) == 5.0
 
@@ -118,8 +116,7 @@ def test_rare_work_keeps_symbolic_zeros():
     gain, ones = jnp.asarray(0.5), jnp.ones_like(starts)
     many = lambda gain: jax.vmap(path, (None, 0))(gain, starts)  # noqa: E731
     each = jax.vmap(lambda start: jax.jvp(lambda gain: path(gain, start), (gain,), (jnp.ones_like(gain),))[1])
-    hits = np.clip(np.ceil(1.5 - np.asarray(starts)), 0, 3)
-    hits = np.minimum(hits, 4)
+    hits = np.clip(np.ceil(1.5 - np.asarray(starts)), 0, 3)  # steps that begin below 1.5
     np.testing.assert_allclose(many(gain), 1.5**hits, rtol=1e-14)
     np.testing.assert_allclose(jax.jvp(many, (gain,), (jnp.ones_like(gain),))[1], hits * 1.5 ** (hits - 1), rtol=1e-14)
     np.testing.assert_allclose(each(starts), hits * 1.5 ** (hits - 1), rtol=1e-14)
