@@ -341,7 +341,8 @@ def test_the_smooth_ladder_has_its_derivatives():
 
 
 def test_a_sorted_ladder_has_those_that_move_no_threshold():
-    refused, moving = check_leaves(Row(named(**LADDER)))
+    row = Row(named(**LADDER))
+    refused, moving = check_leaves(row, wide=row.floating)
     assert refused > moving >= 5
 
 
@@ -356,5 +357,7 @@ def test_every_derivative_of_the_smooth_ladder():
 @pytest.mark.slow
 @pytest.mark.parametrize("names", covering(), ids=lambda names: "-".join(names.values()).replace(" ", "_"))
 def test_every_leaf_is_right_or_refused(names):
-    refused, _ = check_leaves(Row(names))
+    row = Row(names)
+    steep = names["kernel"] == "smooth"  # sales breed more than themselves: no sum of slopes is fine enough there
+    refused, _ = check_leaves(row, wide=() if steep else row.floating)
     assert refused >= 3
