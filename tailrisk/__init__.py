@@ -12,6 +12,7 @@ from . import market as market
 from . import oracle as oracle
 from . import tails as tails
 from . import waterfall as waterfall
+from ._hard import HardThresholdGradientError as HardThresholdGradientError
 from .book import AbstractBook as AbstractBook
 from .book import AbstractSizes as AbstractSizes
 from .book import CrossMixture as CrossMixture

@@ -3,16 +3,20 @@
 In a step most paths have nobody to liquidate. `rare(needed, update, constants, state)` is
 `update(constants, state) if needed else state` for one path. Under `vmap` the paths that need the update are packed
 into small batches, one after the other until all are done; the program of a batch is the same however many there are,
-so a path does not depend on its neighbors.
+so a path does not depend on its neighbors. A derivative runs without packing, because packing would give every number a
+tangent, and a tangent must reach only what depends on the parameter (see `_hard.py`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
+
+from ._hard import symbolic_jvp
 
 _SHARE = 16  # a batch is this part of the lanes: few places of the last batch are empty
 _LEAST = 32
@@ -27,14 +31,17 @@ def rare(
 ) -> PyTree:
     """Applies `update` to the state where it is needed; it must keep the structure, shapes and dtypes of the state.
 
-    Differentiable in forward mode only.
+    Differentiable; under `vmap` in forward mode only.
     """
 
-    @jax.custom_batching.custom_vmap
-    def call(needed: Any, constants: Any, state: Any) -> Any:
+    def alone(needed: Any, constants: Any, state: Any) -> Any:
         return jax.lax.cond(needed, update, lambda _, same: same, constants, state)
 
-    @call.def_vmap
+    packed = jax.custom_batching.custom_vmap(alone)
+    call = jax.custom_jvp(lambda *given: packed(*given))
+    call.defjvp(partial(symbolic_jvp, alone), symbolic_zeros=True)
+
+    @packed.def_vmap
     def batched(lanes: int, mapped: Any, needed: Any, constants: Any, state: Any) -> Any:
         needed_mapped, constants_mapped, state_mapped = mapped
         needed = needed if needed_mapped else jnp.broadcast_to(needed, (lanes,))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ._fields import Real, count
+from ._hard import decisive
 from ._rare import rare
 from ._streams import Draws, Noise
 from ._sums import short_total
@@ -24,6 +25,8 @@ from .market import AbstractMarket, Shock
 from .oracle import AbstractOracle
 from .positions.base import AbstractPositions, Limits
 from .waterfall import Closing, Waterfall
+
+_BUILT_IN = "a static margin schedule, which is in `positions` since they were built: differentiate in their numbers"
 
 
 class AbstractClearing(eqx.Module):
@@ -57,7 +60,8 @@ class Exact(AbstractClearing):
 
     Orders only grow and cannot exceed the book, so this ends: after at most as many rounds as there are groups on
     ladders and under full closes, and when rounds no longer change a digit where groups are closed in part (`Slice`) or
-    the book is a continuum. It can be differentiated in forward mode only.
+    the book is a continuum. It can be differentiated in forward mode only. Where sales of a continuum breed more sales
+    than they are, its price jumps across that zone, and a pathwise derivative does not see the jump.
     """
 
     def resolve(self, order: Any, round_: Any) -> tuple[Any, Bool[Array, ""]]:
@@ -146,7 +150,11 @@ class _Venue(NamedTuple):
 
 
 class Cascade(eqx.Module):
-    """The rules of a venue and its market, composed. One path; noise is given."""
+    """The rules of a venue and its market, composed. One path; noise is given.
+
+    A derivative at fixed noise raises `HardThresholdGradientError` where it reaches a comparison that decides an event; on
+    a smooth ladder without a breaker there is none for most numbers. Differentiate in the numbers of interest alone.
+    """
 
     market: AbstractMarket
     oracle: AbstractOracle
@@ -166,6 +174,8 @@ class Cascade(eqx.Module):
 
     def init(self, dtype: Any) -> State:
         """The state before the first step: price p0, nobody closed, the fund full."""
+        if self.margin.is_static:  # the positions have their own copy or thresholds made of it; this one is not asked
+            jax.tree.map(lambda leaf: decisive(leaf, _BUILT_IN), self.margin)
         assets = self.positions.price.shape[0]
         at_start, zero = jnp.zeros(assets, dtype), jnp.zeros((), dtype)
         positions = self.positions.init(dtype)
@@ -230,7 +240,9 @@ class Cascade(eqx.Module):
 
     def _limits(self, gate: Any, impact: Any, before: Float[Array, " assets"]) -> Limits:
         """Turns the venue's price levels into volumes; a price already beyond a level lets nothing execute."""
-        inside = (before >= gate.floor) & (before <= gate.ceiling)
+        trip = "the level of a circuit breaker"
+        price = decisive(before, trip)
+        inside = (price >= decisive(gate.floor, trip)) & (price <= decisive(gate.ceiling, trip))
         room = self.impact.room(impact, jnp.maximum(before - gate.floor, 0.0))
         room_up = self.impact.room_up(impact, jnp.maximum(gate.ceiling - before, 0.0))
         band = self.impact.room(impact, jnp.maximum(before - gate.band_floor, 0.0))
@@ -293,7 +305,7 @@ class Cascade(eqx.Module):
     def _unwind(self, books: Books, venue: _Venue) -> tuple[Float[Array, " assets"], Any]:
         """What the backstop sells of its inventory in this step, as far as its share of depth and the breaker allow."""
         state, backstop = books.waterfall, self.waterfall.backstop
-        if backstop is None or self.positions.sparse:  # ladders hand nothing over
+        if backstop is None or not self.positions.backstopped:
             return jnp.zeros_like(books.volume), state
         depth = self.impact.depth.effective(books.impact.depth)
         if venue.limits is not None:
@@ -304,7 +316,7 @@ class Cascade(eqx.Module):
     def _take_over(self, state: Any, closing: Closing, unwound: Any, fill: Any, price: Any) -> Any:
         """Books the backstop's sales and the positions it takes over with what equity they have left."""
         backstop = self.waterfall.backstop
-        if backstop is None or self.positions.sparse:
+        if backstop is None or not self.positions.backstopped:
             return state
         inventory = backstop.fill(state.backstop, unwound, fill)
         if closing.taken is not None and closing.taken_money is not None:

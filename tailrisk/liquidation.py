@@ -15,7 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ._fields import Real, duration, real
+from ._hard import crosses, decisive
 
+BREACH = "the maintenance margin of a position"
+_SIZE = "the size above which a group is closed in parts"
+_WAIT = "the wait before the rest of a group is closed"
 _CLOCK_SLACK = 1e-5  # a clock that is a sum of steps may fall short of the wait by rounding
 
 
@@ -66,7 +70,7 @@ class Full(AbstractLiquidation):
     def share(self, equity: Any, maintenance: Any, notional: Any, clock: Any = None) -> tuple[Any, None]:
         """Everything where equity is below maintenance."""
         del notional, clock
-        return jnp.where(equity < maintenance, jnp.ones_like(equity), 0.0), None
+        return jnp.where(crosses(equity, maintenance, BREACH), jnp.ones_like(equity), 0.0), None
 
     def advance(self, clock: Any, ordered: Any, dt: Any) -> None:
         """No clock."""
@@ -105,7 +109,7 @@ class Slice(AbstractLiquidation):
         relief = wanted - self.cost * notional
         curable = relief > 0.0
         part = jnp.where(curable, (wanted - equity) / jnp.where(curable, relief, 1.0), 1.0)
-        return jnp.where(equity < maintenance, jnp.clip(part, 0.0, 1.0), 0.0), None
+        return jnp.where(crosses(equity, maintenance, BREACH), jnp.clip(part, 0.0, 1.0), 0.0), None
 
     def advance(self, clock: Any, ordered: Any, dt: Any) -> None:
         """No clock."""
@@ -134,15 +138,18 @@ class Schedule(AbstractLiquidation):
     backstopped: ClassVar[bool] = True
 
     def _waited(self, clock: Any) -> Any:
-        return clock >= self.wait * (1.0 - _CLOCK_SLACK)
+        return decisive(clock, _WAIT) >= decisive(self.wait, _WAIT) * (1.0 - _CLOCK_SLACK)
 
     def share(self, equity: Any, maintenance: Any, notional: Any, clock: Any) -> tuple[Any, Any]:
         """The part that is due where equity is below maintenance; nothing while the wait lasts."""
-        at_first = jnp.where(notional <= self.size_limit, 1.0, self.first_share)
+        breach = crosses(equity, maintenance, BREACH)
+        small = decisive(notional, _SIZE) <= decisive(self.size_limit, _SIZE)
+        at_first = jnp.where(small, 1.0, self.first_share)
         later = jnp.where(self._waited(clock), jnp.ones_like(clock), 0.0)
         part = jnp.where(clock >= 0.0, later, at_first)
-        taken = (self.backstop_level > 0.0) & (equity < self.backstop_level * maintenance)
-        return jnp.where((equity < maintenance) & ~taken, part, 0.0), taken
+        taken = crosses(equity, self.backstop_level * maintenance, "the equity at which the backstop takes over")
+        taken = (self.backstop_level > 0.0) & taken
+        return jnp.where(breach & ~taken, part, 0.0), taken
 
     def advance(self, clock: Any, ordered: Any, dt: Any) -> Any:
         """Starts with the first order, runs through the wait, and stops where the group is cured when it ends."""

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from ._averages import exponential_average, filled, forget, lookup, misfit, remember, window_average
 from ._fields import Real, choice, count, duration, real
+from ._hard import crosses, decisive
 
 
 class AbstractOracle(eqx.Module):
@@ -153,8 +154,10 @@ class Deviation(AbstractOracle):
         self, state: Posted, log_price: Float[Array, " assets"], dt: Float[Array, ""]
     ) -> tuple[Float[Array, " assets"], Posted]:
         age = state.age + 1.0
-        moved = jnp.abs(jnp.expm1(log_price - state.log_price)) > self.threshold
-        post = moved | (age >= jnp.maximum(jnp.round(self.heartbeat / dt), 1.0))
+        change = jnp.abs(jnp.expm1(log_price - state.log_price))
+        moved = crosses(self.threshold, change, "the deviation at which an oracle posts")
+        beat = jnp.round(decisive(self.heartbeat / dt, "the heartbeat of an oracle in whole steps"))
+        post = moved | (age >= jnp.maximum(beat, 1.0))
         mark = jnp.where(post, log_price, state.log_price)
         return mark, Posted(mark, jnp.where(post, 0.0, age))
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ._fields import InputError, Real, cast, count, duration, flag, problems, real
+from ._hard import indicator
 from ._streams import MAX_STEPS, Draws, Noise
 from ._sums import short_total
 from .book import AbstractBook
@@ -173,7 +175,7 @@ class Scenario(eqx.Module):
         cascade = Cascade(
             market=market,
             oracle=self.oracle,
-            margin=self.margin,
+            margin=jax.lax.stop_gradient(self.margin) if self.margin.is_static else self.margin,  # it is in the tables
             positions=self.positions.build(book, price, self.margin, self.liquidation, dtype),
             impact=self.impact,
             breaker=self.breaker,
@@ -212,7 +214,8 @@ class VenueSystem(AbstractSystem):
         """Money in USD; falls are log-price falls of the first asset.
 
         Deficits of accounts that are still open at the horizon count as bad debt and go through the waterfall, so a halt
-        or a slow liquidation cannot hide them behind the end of the run.
+        or a slow liquidation cannot hide them behind the end of the run. Derivatives: see `Cascade`; that of an
+        indicator (`fund_depleted`, `flag_unsettled`) is nan where a number it was decided by carries a tangent.
         """
         cascade, books = self.cascade, state.books
         positions, totals, p0 = cascade.positions, books.totals, cascade.positions.price
@@ -251,7 +254,7 @@ class VenueSystem(AbstractSystem):
             "deposits": totals.deposit,
             "fund_end": waterfall.fund,
             "fund_paid": paid.fund,
-            "fund_depleted": jnp.where(waterfall.ruined, 1.0, 0.0).astype(self.dtype),
+            "fund_depleted": indicator(jnp.where(waterfall.ruined, 1.0, 0.0).astype(self.dtype), paid.fund),
             "backstop_paid": paid.backstop,
             "capital_paid": paid.capital,
             "adl_pnl": short_total(paid.adl),
@@ -266,6 +269,6 @@ class VenueSystem(AbstractSystem):
             "news_rise": totals.news_high,
             "final_log_price": log_price[0],
             "ledger_residual": (traders + maker + venue - brought - totals.deposit) / gross,
-            "flag_unsettled": totals.unsettled,
+            "flag_unsettled": indicator(totals.unsettled, positions.standing(books.positions)),
             "flag_broken": totals.broken,
         }

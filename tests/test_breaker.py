@@ -8,6 +8,7 @@ import pytest
 from breaker_course import DTYPES, FALL, MINUTE, auctions, closed, drive, walk
 
 from tailrisk._fields import cast, parse_duration, problems
+from tailrisk._hard import HardThresholdGradientError
 from tailrisk.breaker import (
     AllOf,
     ExponentialReference,
@@ -131,24 +132,28 @@ def test_numbers_are_swept_with_one_trace():
         run(cast(AllOf((Halt(threshold, length), band, us_market_wide())), jnp.float64))
 
 
-def test_derivatives_are_finite_with_infinite_values():
-    rules = [us_market_wide(), cme_equity_overnight(), Halt(np.inf, "inf d", direction="both"), Throttle(5.0)]
-    breaker = cast(AllOf([*rules, Halt(0.05, "3min", WindowMean("5min")), StatisticalBand(0.8)]), jnp.float64)
+@pytest.mark.parametrize("name", BREAKERS)
+def test_derivatives_in_what_trips_a_breaker_are_refused(name):
+    """Levels and clocks decide events; the cap of a throttle does not, and has a derivative."""
+    found, tree = jax.tree.flatten(cast(BREAKERS[name](), jnp.float64))
+    path = jnp.asarray(walk(50))[:, None]
 
-    @jax.jit
-    @jax.grad
-    def slopes(breaker):
+    def caps(leaves, path):
+        breaker = jax.tree.unflatten(tree, leaves)
+
         def step(state, before):
             gate = breaker.gate(state, before, jnp.asarray(MINUTE))
-            floor = jnp.maximum(jnp.maximum(gate.floor, gate.band_floor), -1.0)
-            sold = jnp.where(gate.open, jnp.minimum(jnp.maximum(before - floor, 0.0), gate.cap), 0.0)
+            sold = jnp.where(gate.open, jnp.minimum(gate.cap, 10.0), 0.0)
             return breaker.update(state, before, before - sold, sold, jnp.asarray(MINUTE)), jnp.sum(sold)
 
-        return jnp.sum(jax.lax.scan(step, breaker.init(jnp.zeros(1)), jnp.asarray(walk(50))[:, None])[1])
+        return jnp.sum(jax.lax.scan(step, breaker.init(jnp.zeros(1)), path)[1])
 
-    leaves = jax.tree.leaves(slopes(breaker))
-    assert all(jnp.isfinite(leaf).all() for leaf in leaves)
-    assert any((leaf != 0.0).any() for leaf in leaves)
+    if name in ("none", "throttle"):
+        assert all(np.isfinite(slope) & (slope != 0.0) for slope in jax.jit(jax.grad(caps))(found, path))
+        return
+    for of in (found, path):
+        with pytest.raises(HardThresholdGradientError, match="breaker"):
+            jax.eval_shape(jax.grad(lambda at, of=of: caps(found, at) if of is path else caps(at, path)), of)
 
 
 # --- halts -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from market_laws import DAY, HOUR, LAWS, REAL_RETURNS, batch_errors, close, mean
 
 from tailrisk import _streams
 from tailrisk._fields import cast, problems
+from tailrisk._hard import HardThresholdGradientError
 from tailrisk.data.series import PriceArray
 from tailrisk.market import (
     ArithmeticBrownian,
@@ -103,13 +104,33 @@ def test_one_trace_when_numbers_change(name):
     assert np.isfinite(second).all()
 
 
+SIZES = (".jumps.mean", ".jumps.deviation", ".jumps.up", ".jumps.up_mean", ".jumps.down_mean")  # decide what is a crash
+DECIDES = {
+    "merton": (".jumps.rate", ".crash_size", *SIZES),
+    "merton, 2 assets": (".jumps.rate", ".crash_size", *SIZES),
+    "kou": (".jumps.rate", ".crash_size", *SIZES),
+    "hawkes": (".jumps.rate", ".branching", ".memory"),
+    "regime switching": (".jumps.rate", ".enter", ".leave", ".calm_jumps"),
+    "block bootstrap": (".block",),
+}
+"""Numbers that decide an event: whether a jump arrives and is a crash, a regime switches, a block of returns starts."""
+
+
 @pytest.mark.parametrize("name", list(LAWS))
-def test_derivatives_are_finite(name):
-    """Pathwise derivatives of the log price along all real leaves are finite, also at zero variance or no jump."""
+def test_derivatives_are_finite_or_refused(name):
+    """Pathwise derivatives of the log price are finite, also at zero variance or no jump, or refused if they lose events."""
     market = cast(LAWS[name](), jnp.float64)
     keys = _streams.noise_keys(1, "market")
+    found, tree = jax.tree_util.tree_flatten_with_path(market)
+    deciding = [i for i, (key, _) in enumerate(found) if jax.tree_util.keystr(key) in DECIDES.get(name, ())]
+    assert deciding or name not in DECIDES
 
-    def total(market):
+    def changed(values):
+        return jax.tree.unflatten(tree, [values.get(i, leaf) for i, (_, leaf) in enumerate(found)])
+
+    def total(values):
+        market = changed(values)
+
         def path(number):
             def step(state, i):
                 noise = _streams.noise(keys, number, i, market.draws, jnp.float64)
@@ -120,9 +141,12 @@ def test_derivatives_are_finite(name):
 
         return jax.vmap(path)(jnp.arange(100, dtype=jnp.uint32))
 
-    ones = jax.tree.map(jnp.ones_like, market)
-    for change in jax.jit(lambda: jax.jvp(total, (market,), (ones,)))()[1]:
+    rest = {i: leaf for i, (_, leaf) in enumerate(found) if i not in deciding}
+    for change in jax.jit(lambda: jax.jvp(total, (rest,), (jax.tree.map(jnp.ones_like, rest),)))()[1]:
         assert np.isfinite(change).all()
+    for i in deciding:
+        with pytest.raises(HardThresholdGradientError):
+            jax.eval_shape(lambda at, i=i: jax.jvp(lambda x: total({i: x}), (at,), (at,)), found[i][1])
 
 
 # --- Brownian laws ---------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_count_above_equals_searchsorted():
     rng = np.random.default_rng(0)
     table = -np.sort(-rng.normal(size=(2, 57)).round(1), axis=1)
     for value in (*table[0, ::5], -9.0, 9.0, 0.05):
-        found = count_above(jnp.asarray(table), jnp.full(2, value))
+        found = count_above(jnp.asarray(table), jnp.full(2, value), "a place")
         np.testing.assert_array_equal(found, (table > value).sum(axis=1))
 
 

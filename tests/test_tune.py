@@ -67,9 +67,9 @@ def test_smooth_twin_has_the_derivatives_of_its_differences():
 
 def test_deciding_model_is_the_scenario_itself():
     values = {name: current(scenario(), name).reshape(-1) for name in (MAINTENANCE, INITIAL)}
-    found = HardVenue(Held(scenario())).sample(values, KEYS, 0, 256)
+    found = HardVenue(Held(scenario())).sample(values, KEYS, 0, 1024)
     system = scenario().build(np.float32)
-    plain = simulate(system, paths=256, keys=KEYS)
+    plain = simulate(system, paths=1024, chunk=1024, keys=KEYS)
     gross = float(system.cascade.positions.gross())
     assert (plain["bad_debt"] > 0.0).any()
     np.testing.assert_allclose(found["bad_debt"], plain["bad_debt"] / gross, rtol=1e-6)

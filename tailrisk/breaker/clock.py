@@ -12,10 +12,12 @@ reopening auction, in which the breaker cannot trip.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._fields import Real
+from .._hard import decisive
+
+_TRIP = "the level of a circuit breaker"
 
 
 class Clock(NamedTuple):
@@ -56,7 +58,7 @@ def advance(
 
 def whole_steps(time: Real, dt: Float[Array, ""]) -> Real:
     """A time as a whole number of steps, at least one unless it is zero; it has no pathwise derivative."""
-    steps = lax.stop_gradient(jnp.maximum(jnp.round(time / dt), 1.0))
+    steps = jnp.maximum(jnp.round(decisive(time / dt, "a time of a breaker in whole steps")), 1.0)
     return jnp.where(time > 0.0, steps, 0.0)
 
 
@@ -66,12 +68,12 @@ def _slack(log_price: Real) -> float:
 
 def at_or_below(log_price: Real, level: Real) -> Bool[Array, "..."]:
     """Whether a level is reached from above; orders that stop exactly at the level reach it whatever the rounding."""
-    return log_price <= level + _slack(log_price)
+    return decisive(log_price, _TRIP) <= decisive(level, _TRIP) + _slack(log_price)
 
 
 def at_or_above(log_price: Real, level: Real) -> Bool[Array, "..."]:
     """Whether a level is reached from below."""
-    return log_price >= level - _slack(log_price)
+    return decisive(log_price, _TRIP) >= decisive(level, _TRIP) - _slack(log_price)
 
 
 def log_fall(fraction: Real) -> Real:

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..positions.search import PrefixSums, count_above
-from .guard import below
+from .._hard import crosses
+from ..positions.search import DEFICIT, PrefixSums, count_above
+
+EVENT = "the price of a ladder against a liquidation or breaker threshold"
 
 
 def range_minima(thresholds: np.ndarray) -> np.ndarray:
@@ -78,18 +80,18 @@ class SortedClearing(eqx.Module):
         flat = self.lowest.reshape(-1)
         place = start
         for row in reversed(range(rows)):
-            above = below(level, flat[row * places + place])
+            above = crosses(level, flat[row * places + place], EVENT)
             place = place + jnp.where(above, jnp.int32(2**row), jnp.int32(0))
         return place
 
     def first_beyond(self, room: Float[Array, ""]) -> Int[Array, ""]:
         """The first count of sales whose fall G is larger than `room`; one more than the accounts if there is none."""
         places = self.fall.shape[0]
-        return places - count_above(self.fall[None, ::-1], room[None])[0]
+        return places - count_above(self.fall[None, ::-1], room[None], EVENT)[0]
 
     def split(self, start: Int[Array, ""], stop: Int[Array, ""], log_price: Float[Array, ""]) -> tuple[Sold, Sold]:
         """Sums over those of the accounts start <= k < stop that are in deficit at the price, and over the others."""
-        bankrupt = jnp.clip(count_above(self.log_debt[None, :], log_price[None])[0], start, stop)
+        bankrupt = jnp.clip(count_above(self.log_debt[None, :], log_price[None], DEFICIT)[0], start, stop)
         starts, stops = jnp.stack([start, bankrupt]), jnp.stack([bankrupt, stop])
         both = self.sums.between(starts, stops, jnp.zeros(2, jnp.int32))
         return Sold(both[0, 0], both[0, 1], both[0, 2]), Sold(both[1, 0], both[1, 1], both[1, 2])

@@ -10,12 +10,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import cast
+from .._hard import HardThresholdGradientError, crosses
 from .._rare import rare
 from .._streams import Draws, Noise
 from ..simulate import AbstractSystem
-from .clearing import SortedClearing
+from .clearing import EVENT, SortedClearing
 from .functionals import AbstractFunctional, BadDebt
-from .guard import below, refuse
 from .ladder import Ladder, WalkLaw, sorted_accounts
 
 FIXED_EVENTS = ("shift", "initial_shift", "impact")  # parameters with a derivative at fixed events
@@ -100,7 +100,10 @@ class LadderWalk(AbstractSystem):
         `InputError` if one is out of bounds.
         """
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(ladder)):
-            raise refuse("the thresholds of a ladder")
+            raise HardThresholdGradientError(
+                "a derivative reached the thresholds of a ladder, and would miss that accounts are sold earlier or later; use "
+                "an estimator of tailrisk.gradients (shift, score, measure_valued, differences) or its oracle"
+            )
         ladder.checked()
         dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
         debt, entry, quantity = sorted_accounts(ladder)
@@ -193,9 +196,9 @@ class LadderWalk(AbstractSystem):
         halted = state.halt > 0
         state = state._replace(level=level, halt=jnp.maximum(state.halt - 1, 0))
         clearing = self.clearing
-        needed = below(level, clearing.thresholds[state.sold])
+        needed = crosses(level, clearing.thresholds[state.sold], EVENT)
         if self.window:
-            needed = needed | below(self._room(state), clearing.fall[state.sold])
+            needed = needed | crosses(self._room(state), clearing.fall[state.sold], EVENT)
         if side is None:
             state = rare(needed & ~halted, lambda walk, old: walk._clear(old, None), self, state)
         else:

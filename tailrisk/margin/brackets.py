@@ -15,7 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._fields import AnyArray, Bounds, InputError, Real, choice, to_real
+from .._hard import decisive
 from .base import AbstractMargin
+
+_TIER = 'the floor of a margin tier with style = "whole"'
 
 
 def _pad(value: Any) -> Any:
@@ -168,5 +171,6 @@ def _charge(notional: Real, floors: Real, rates: Real, style: str) -> Real:
         if style == "bracket":
             charge = charge + step * xp.maximum(notional - floor, 0.0)
         else:
-            rates_sum = rates_sum + xp.where(notional >= floor, step, 0.0)
+            reached = decisive(notional, _TIER) >= decisive(floor, _TIER)
+            rates_sum = rates_sum + xp.where(reached, step, 0.0)
     return charge if style == "bracket" else notional * rates_sum

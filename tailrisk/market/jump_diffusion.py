@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._fields import Real, duration, real
+from .._hard import crosses
 from .._streams import Draws, Noise
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
 from .jumps import AbstractJumps, jump, jump_complaints, loading_complaints
@@ -56,7 +57,8 @@ class JumpDiffusion(AbstractMarket):
         rest = Noise(noise.normal[assets:], noise.uniform)
         _, total, leap = jump(self.jumps, self.jumps.rate, self.loading, assets, rest, dt)
         log_return = diffusion(self.volatility, self.drift, normal, dt) + leap
-        crash = jnp.where(total < -self.crash_size, 1.0, state * jnp.exp(-dt / self.crash_memory))
+        falls = crosses(total, -self.crash_size, "a jump that counts as a crash")
+        crash = jnp.where(falls, 1.0, state * jnp.exp(-dt / self.crash_memory))
         return Shock(log_return, crash), crash
 
     def prepare(self) -> "JumpDiffusion":

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._fields import Real, count, real
+from .._hard import crosses
 from .._streams import Draws, Noise
 
 _EXTRA_TERMS = 8
@@ -96,7 +97,7 @@ class KouJumps(AbstractJumps):
         total = jnp.zeros_like(number)
         for k in range(self.most):
             u = noise.uniform[k]
-            falls = u < down
+            falls = crosses(u, down, "the direction of a jump")
             low = jnp.where(falls, u / jnp.where(down > 0.0, down, 1.0), 1.0)
             high = jnp.where(falls, 1.0, (u - down) / jnp.where(self.up > 0.0, self.up, 1.0))
             # u - down may round to zero: the log then stops at the resolution of the uniforms
@@ -132,7 +133,7 @@ def jump(
     chances = tails(rate * dt, jumps.most)
     number = jnp.zeros_like(chances[0])
     for chance in chances:
-        number = number + jnp.where(noise.uniform[0] < chance, 1.0, 0.0)
+        number = number + jnp.where(crosses(noise.uniform[0], chance, "the arrival of a jump"), 1.0, 0.0)
     loading = jnp.broadcast_to(loading, (assets,))
     growth = jumps.growth(loading)
     # asset by asset on scalars: with arrays XLA would recompute the chain of chances for every term that uses it

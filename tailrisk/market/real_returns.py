@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._fields import SECONDS_PER_YEAR, InputError, Real, duration, real
+from .._hard import decisive
 from .._streams import Draws, Noise
 from ..data.series import AbstractSeries, LogReturns, log_returns
 from .base import AbstractMarket, Shock, above_normal
@@ -94,7 +95,8 @@ class BlockBootstrap(AbstractMarket):
     def move(self, state: _Path, noise: Noise, dt: Float[Array, ""]) -> tuple[Shock, _Path]:
         table = _prepared(self.series)
         rows, u = table.log_return.shape[0], noise.uniform[0]
-        chance = jnp.where(state.index < 0, 1.0, jnp.minimum(dt / self.block, 1.0))
+        chance = decisive(jnp.minimum(dt / self.block, 1.0), "the start of a block of returns")
+        chance = jnp.where(state.index < 0, 1.0, chance)
         start = jnp.minimum(jnp.astype(u / chance * rows, jnp.int32), rows - 1)
         index = jnp.where(u < chance, start, (state.index + 1) % rows)
         log_return = table.log_return[index]

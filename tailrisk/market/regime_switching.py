@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._fields import InputError, Real, real
+from .._hard import crosses
 from .._streams import Draws, Noise
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
 from .jumps import AbstractJumps, jump, jump_complaints, loading_complaints
@@ -70,7 +71,7 @@ class RegimeSwitching(AbstractMarket):
         share = self.enter / pace
         memory = jnp.where(state < 0.0, 0.0, jnp.exp(-pace * dt))  # of the indicator; none before the first step
         chance = share * (1.0 - memory) + jnp.maximum(state, 0.0) * memory
-        crash = jnp.astype(noise.uniform[0] < chance, chance.dtype)
+        crash = jnp.astype(crosses(noise.uniform[0], chance, "the switch of a regime"), chance.dtype)
         own, rest = noise.normal[:assets], Noise(noise.normal[assets:], noise.uniform[1:])
         calm = diffusion(self.volatility, self.drift, correlate(self.correlation, own), dt)
         wild = diffusion(self.crash_volatility, self.crash_drift, correlate(self.crash_correlation, own), dt)

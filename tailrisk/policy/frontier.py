@@ -28,7 +28,7 @@ class FrontPoint(NamedTuple):
 def frontier(
     problem: Problem,
     constraint: int,
-    limits: Sequence[float],
+    limits: Sequence[float] | np.ndarray,
     *,
     seed: int,
     refinement: TrustRegion | None = None,

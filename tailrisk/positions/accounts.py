@@ -12,14 +12,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import AnyArray, InputError, Real, to_real
+from .._hard import crosses, decisive
 from .._sums import RADIX, short_sum, total
-from ..liquidation import AbstractLiquidation
+from ..liquidation import BREACH, AbstractLiquidation
 from ..margin.base import AbstractMargin
 from ..margin.calls import Call
 from ..waterfall.base import Closing
 from ..waterfall.deleveraging import AbstractAllocation, ProRata
 from .base import AbstractPositions, Book, Limits
+from .search import DEFICIT
 
+MET = "a margin call that is met"
 ROOM_PASSED = 1e-4  # orders execute until they pass the room of a breaker, by this share of it
 _CLOCK_SLACK = 1e-5  # a clock that is a sum of steps may fall short of the grace by rounding
 _GOLDEN = 0.6180339887498949
@@ -136,6 +139,11 @@ class MarginGroups(AbstractPositions):
         """Unless clocks or calls must run, a step without a breach changes nothing."""
         return self.call is None and not self.liquidation.timed
 
+    @property
+    def backstopped(self) -> bool:
+        """Groups may be handed over where the liquidation rule has a backstop."""
+        return self.liquidation.backstopped
+
     def init(self, dtype: Any) -> GroupsState:
         """The book as it was built."""
         held, money = jnp.asarray(self.quantity, dtype), jnp.asarray(self.start, dtype)
@@ -181,7 +189,8 @@ class MarginGroups(AbstractPositions):
         if not self.sparse:
             return jnp.asarray(True)
         required, _ = self._required(state, log_mark, level, self.margin.maintenance)
-        return jnp.any((self._equities(state, log_mark) < required) | self._any_leg(state.queue))
+        breach = crosses(self._equities(state, log_mark), required, BREACH)
+        return jnp.any(breach | self._any_leg(state.queue))
 
     def breached(self, state: GroupsState, order: GroupsOrder, log_mark: Any, level: Any) -> GroupsOrder:
         """Groups with E < level MM at the mark, by the liquidation rule; shares only grow."""
@@ -195,13 +204,13 @@ class MarginGroups(AbstractPositions):
             order = order._replace(taken=order.taken | taken, shortfall=jnp.where(order.taken | taken, owed, 0.0))
         if self.call is not None:
             initial, _ = self._required(state, log_mark, level, self.margin.initial)
-            short = equity < self.call.call_level * initial
+            short = crosses(equity, self.call.call_level * initial, "the equity below which an owner is called")
             order = order._replace(call=jnp.where(short, initial - equity, 0.0))
         return order
 
     def _any_leg(self, share: Any) -> Bool[Array, " groups"]:
         """Groups with something on order."""
-        return short_sum(share) > 0.0 if self.liquidation.partial else share[0]
+        return crosses(0.0, short_sum(share), "an order of a group") if self.liquidation.partial else share[0]
 
     def _ordered(self, state: GroupsState, order: GroupsOrder) -> Float[Array, "assets groups"]:
         """Signed units on order."""
@@ -242,10 +251,10 @@ class MarginGroups(AbstractPositions):
         equity = money + short_sum(held * moved)
         fee = self.liquidation.charge(short_sum(jnp.abs(sold) * fill[:, None]), equity)
         ordered = self._any_leg(order.share)
-        closed = ordered & (short_sum(jnp.abs(held)) == 0.0)
+        closed = ordered & (decisive(short_sum(jnp.abs(held)), "a group that is closed") == 0.0)
         deficit = jnp.where(closed, jnp.maximum(-equity, 0.0), 0.0)
         surplus = jnp.where(closed, jnp.maximum(equity - fee, 0.0), 0.0)
-        bankrupt = jnp.where((closed & (equity < 0.0))[None, :], sold, 0.0)
+        bankrupt = jnp.where((closed & crosses(equity, 0.0, DEFICIT))[None, :], sold, 0.0)
         money = jnp.where(closed, 0.0, money - fee)
         opened, taken, taken_money = executed.gross, None, None
         if order.taken is not None:  # off the market, at the mark; the backstop gets an equity >= 0
@@ -254,7 +263,7 @@ class MarginGroups(AbstractPositions):
             taken_money = self._sum(jnp.where(order.taken, money + order.shortfall, 0.0))
             opened = opened + self._sum(jnp.abs(over))
             deficit = jnp.where(order.taken, order.shortfall, deficit)
-            bankrupt = jnp.where((order.shortfall > 0.0)[None, :], over, bankrupt)
+            bankrupt = jnp.where(crosses(0.0, order.shortfall, DEFICIT)[None, :], over, bankrupt)
             held, money = held - over, jnp.where(order.taken, 0.0, money)
             closed = closed | order.taken
         posted, reserve, called = self._posted(state, order, ordered | closed, crash, dt)
@@ -294,11 +303,10 @@ class MarginGroups(AbstractPositions):
         """Top-ups in USD, what is left of the reserves, and the clocks of the calls."""
         if self.call is None:
             return None, None, None
-        waiting = (order.call > 0.0) & ~busy
+        waiting = crosses(0.0, order.call, MET) & ~busy
         elapsed = jnp.maximum(state.called, 0.0)
-        meets = (
-            waiting & (elapsed >= self.call.grace * (1.0 - _CLOCK_SLACK)) & (self.rank < self.call.probability(crash))
-        )
+        due = decisive(elapsed, MET) >= decisive(self.call.grace, MET) * (1.0 - _CLOCK_SLACK)
+        meets = waiting & due & crosses(self.rank, self.call.probability(crash), MET)
         posted = jnp.where(meets, jnp.minimum(order.call, state.reserve), 0.0)
         called = jnp.where(waiting & ~meets, elapsed + dt, -1.0)
         return posted, state.reserve - posted, called
@@ -312,7 +320,7 @@ class MarginGroups(AbstractPositions):
     ) -> tuple[Float[Array, ""], Float[Array, " assets"]]:
         """Negative equities at a price, as a positive sum, and the signed units of those groups."""
         equity = self._equities(state, log_price)
-        units = jnp.where((equity < 0.0)[None, :], state.held, 0.0)
+        units = jnp.where(crosses(equity, 0.0, DEFICIT)[None, :], state.held, 0.0)
         return self._sum(jnp.maximum(-equity, 0.0)), self._sum(units)
 
     def gross(self) -> Float[Array, ""]:

@@ -59,11 +59,15 @@ class Limits(NamedTuple):
     buy_room: Float[Array, " assets"]
 
 
+LIMIT = "the volume that a breaker lets through"
+
+
 class AbstractPositions(eqx.Module):
     """Positions of one scenario, built once from a `Book`; tables are leaves, the state of a path is small or P x N."""
 
     price: eqx.AbstractVar[Real]  # p0, (assets,) USD/unit
     sparse: eqx.AbstractClassVar[bool]  # few paths have something to do in a step, and `needed` says which
+    backstopped: eqx.AbstractClassVar[bool]  # positions may be handed over to a backstop
 
     @abc.abstractmethod
     def init(self, dtype: Any) -> Any:

@@ -11,11 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._hard import decisive
 
-def count_above(table: Float[Array, "sides places"], value: Float[Array, " sides"]) -> Int[Array, " sides"]:
-    """How many entries of each descending row lie strictly above a value: a binary search, O(log N)."""
+DEFICIT = "which positions are closed in deficit"
+
+
+def count_above(table: Float[Array, "sides places"], value: Float[Array, " sides"], what: str) -> Int[Array, " sides"]:
+    """How many entries of each descending row lie strictly above a value: a binary search, O(log N).
+
+    `what` the places decide is said if a derivative arrives here.
+    """
     sides, places = table.shape
-    flat = table.reshape(-1)
+    flat, value = decisive(table.reshape(-1), what), decisive(value, what)
     start = jnp.arange(sides, dtype=jnp.int32) * places
     bits = int(places).bit_length()
 
@@ -106,7 +113,7 @@ class Dominance(eqx.Module):
         """Sums over start <= i < stop with level[i] > value, per row."""
         sides, places = self.levels.shape
         bits = self.zeros.shape[0] // sides
-        first_out = count_above(self.levels, value)  # ranks below this one have level > value
+        first_out = count_above(self.levels, value, DEFICIT)  # ranks below this one have level > value
         flat = self.zeros_before.reshape(-1)
 
         def descend(b: Any, carry: Any) -> Any:

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._fields import AnyArray, InputError, Real, to_real
+from .._hard import decisive
 from ..waterfall.base import Closing
-from .base import AbstractPositions, Book, Limits
+from .base import LIMIT, AbstractPositions, Book, Limits
 
 LOWEST = -2.5  # side-coordinate of the last table entry: a fall of 92 %; who is safe beyond is never closed
 HIGHEST = 0.1
@@ -50,6 +51,7 @@ class SmoothThresholds(AbstractPositions):
     deduction: Float[AnyArray, "2 tiers"]  # mean deduction of a tier per unit notional at p0
     fee: Real
     sparse = False
+    backstopped = False
 
     @classmethod
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, cells: int, dtype: Any) -> "SmoothThresholds":
@@ -152,15 +154,16 @@ class SmoothThresholds(AbstractPositions):
     def _limited(self, sold: Float[Array, "2"], order: Float[Array, "2"], limits: Limits) -> Float[Array, "2"]:
         cap = jnp.concatenate([limits.sell_cap, limits.buy_cap])
         room = jnp.concatenate([limits.sell_room, limits.buy_room]) * (1.0 + 1e-4)  # just past the level it may trip
-        allowed = jnp.where(limits.open, jnp.minimum(cap, room), 0.0)
+        # The bisection below finds the level but not its derivative.
+        allowed = decisive(jnp.where(limits.open, jnp.minimum(cap, room), 0.0), LIMIT)
 
         def halve(ends: Any, _: None) -> tuple[Any, None]:
             good, bad = ends
             middle = 0.5 * (good + bad)
-            fits = jnp.sum(self._between(sold, middle)[..., 0], axis=1) <= allowed
+            fits = decisive(jnp.sum(self._between(sold, middle)[..., 0], axis=1), LIMIT) <= allowed
             return (jnp.where(fits, middle, good), jnp.where(fits, bad, middle)), None
 
-        whole = jnp.sum(self._between(sold, order)[..., 0], axis=1) <= allowed
+        whole = decisive(jnp.sum(self._between(sold, order)[..., 0], axis=1), LIMIT) <= allowed
         (good, _), _ = jax.lax.scan(halve, (sold, order), None, length=30)
         return jnp.where(whole, order, good)
 

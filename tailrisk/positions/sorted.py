@@ -7,14 +7,17 @@ s = +1 for longs and -1 for shorts, so that a position is in breach when z is be
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import InputError, Real, to_real
+from .._hard import crosses, decisive
 from .._sums import short_total
+from ..liquidation import BREACH
 from ..waterfall.base import Closing
-from .base import AbstractPositions, Book, Limits
+from .base import LIMIT, AbstractPositions, Book, Limits
 from .search import Dominance, PrefixSums, count_above
 
 
@@ -61,6 +64,7 @@ class SortedThresholds(AbstractPositions):
     short: Dominance  # longs, shorts by the level where equity is zero; then by where it equals the liquidation fee
     fee: Real  # 1, of traded notional
     sparse = True
+    backstopped = False
 
     @classmethod
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, dtype: Any) -> "SortedThresholds":
@@ -118,7 +122,7 @@ class SortedThresholds(AbstractPositions):
         following = self.level.reshape(-1)[
             jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)
         ]
-        waiting = (following > self._side_level(log_mark)) & (state.sold < places)
+        waiting = crosses(self._side_level(log_mark), following, BREACH) & (state.sold < places)
         waiting = waiting | (state.ordered > state.sold)
         return waiting[0] | waiting[1]
 
@@ -127,7 +131,7 @@ class SortedThresholds(AbstractPositions):
     ) -> Int[Array, "2"]:
         """Groups whose threshold lies above the mark."""
         del state, level
-        return jnp.maximum(order, count_above(self.level, self._side_level(log_mark)))
+        return jnp.maximum(order, count_above(self.level, self._side_level(log_mark), BREACH))
 
     def volume(
         self, state: LadderState, order: Int[Array, "2"], limits: Limits | None
@@ -138,18 +142,21 @@ class SortedThresholds(AbstractPositions):
         return units[:1] - units[1:], executed
 
     def _limited(self, sold: Int[Array, "2"], order: Int[Array, "2"], limits: Limits) -> Int[Array, "2"]:
-        cap = jnp.concatenate([limits.sell_cap, limits.buy_cap])
-        room = jnp.concatenate([limits.sell_room, limits.buy_room])
+        cap = decisive(jnp.concatenate([limits.sell_cap, limits.buy_cap]), LIMIT)
+        room = decisive(jnp.concatenate([limits.sell_room, limits.buy_room]), LIMIT)
         places = self.level.shape[1]
-        within, passed = sold, sold
-        for bit in reversed(range(int(places).bit_length())):
-            ahead = jnp.minimum(within + 2**bit, places)
-            fits = self.sums.between(sold, ahead)[:, 0] <= cap
-            within = jnp.where(fits, ahead, within)
-            # `passed` closes in on the last place whose volume does not exceed the room.
-            ahead = jnp.minimum(passed + 2**bit, places)
-            fits = self.sums.between(sold, ahead)[:, 0] <= room
-            passed = jnp.where(fits, ahead, passed)
+        bits = int(places).bit_length()
+
+        def halve(i: Any, found: tuple[Any, Any]) -> tuple[Any, Any]:
+            # Both close in on the last place whose volume does not exceed the cap, or the room.
+            def closer(place: Int[Array, "2"], most: Float[Array, "2"]) -> Int[Array, "2"]:
+                ahead = jnp.minimum(place + (jnp.int32(1) << (bits - 1 - i)), places)
+                fits = decisive(self.sums.between(sold, ahead)[:, 0], LIMIT) <= most
+                return jnp.where(fits, ahead, place)
+
+            return closer(found[0], cap), closer(found[1], room)
+
+        within, passed = jax.lax.fori_loop(0, bits, halve, (sold, sold))
         inclusive = jnp.minimum(passed + 1, places)  # the order that passes the room is the last to execute
         executed = jnp.minimum(order, jnp.minimum(within, inclusive))
         return jnp.where(limits.open, jnp.maximum(executed, sold), sold)

@@ -33,7 +33,7 @@ from ..scenario import Scenario
 from .config import ConfigError, apply_override, read_toml, structure
 from .folder import write_atomic, write_json
 from .run import Study, from_table, prepare, resolved
-from .venue import OUTCOMES, HardVenue, Held, SmoothVenue, current, with_parameters
+from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue, current, with_parameters
 
 BASELINE = "policy/baseline"
 
@@ -153,7 +153,7 @@ def _search(scenario: Scenario, choice: dict[str, Any], wanted: Tune, report: An
             f"{time.monotonic() - began:.0f} s"
         )
     began = time.monotonic()
-    stream = Stream(ROOT, wanted.seed, wanted.paths, -(-wanted.paths // 4))
+    stream = Stream(ROOT, wanted.seed, wanted.paths, max(LANES, wanted.paths // 4))
     refined = refine(problem, start, stream, TrustRegion(shares=(0.25, 1.0), evaluations=wanted.evaluations))
     report(
         f"hard model{' with ' + said if said else ''}: {refined.evaluations} evaluations, cost "

@@ -4,7 +4,6 @@ The deciding model is the scenario as it stands, breakers and all. Its smooth tw
 breaker: differentiable in margins, fees and the fund, and only the way to a good start, never the judge.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,8 @@ from ..breaker import NoBreaker
 from ..policy import AbstractSampledModel
 from ..scenario import Scenario, SmoothLadder
 from ..simulate import batch, simulate
+
+LANES = 1024  # paths of one compiled batch, whatever the size of a sample, so that all share a program
 
 INITIAL = "initial_rates"
 """Name for the reciprocal of `max_leverage`: what a tier asks for when a position is opened."""
@@ -146,7 +147,6 @@ class HardVenue(AbstractSampledModel):
     ) -> dict[str, Float[Array, " paths"]]:
         values = {name: np.asarray(value, float) for name, value in parameters.items()}
         system = self.held.built(values, self.dtype)
-        cores = os.cpu_count() or 1
-        found = simulate(system, paths=paths, first=int(first), keys=keys, chunk=-(-paths // cores))
+        found = simulate(system, paths=paths, first=int(first), keys=keys, chunk=LANES)
         double = {name: jnp.asarray(value, float) for name, value in found.items()}
         return _shares(double, *(float(scale) for scale in _scales(system)))

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._fields import Real, duration, real
+from .._hard import decisive
 from .closing import covered, positive
 
+_REST = "the size at which the backstop sells the rest"
 Assets = Float[Array, " assets"]
 
 
@@ -72,10 +74,12 @@ class Backstop(eqx.Module):
         `limit` is the depth (or volume) of the step in units; 0 where active price bounds forbid trading.
         """
         clock = state.clock + dt
-        passed = jnp.floor(clock / self.interval + 1e-3)  # steps of one interval must not miss by rounding
+        intervals = decisive(clock / self.interval, "the schedule of the backstop")
+        passed = jnp.floor(intervals + 1e-3)  # steps of one interval must not miss by rounding
         size = jnp.abs(state.quantity)
         wanted = size * (1.0 - (1.0 - self.fraction) ** passed)
-        wanted = jnp.where(passed > 0.0, jnp.where(size <= self.cutoff, size, wanted), 0.0)
+        rest = decisive(size, _REST) <= decisive(self.cutoff, _REST)
+        wanted = jnp.where(passed > 0.0, jnp.where(rest, size, wanted), 0.0)
         volume = jnp.sign(state.quantity) * covered(wanted, self.share * positive(limit))
         return volume, state._replace(clock=clock - passed * self.interval)
 
