@@ -85,6 +85,7 @@ def test_scores_of_the_law_against_quadrature(truth):
 OTHERS = ("initial_shift", "law.jump_probability")
 
 
+@pytest.mark.slow
 def test_differences_in_other_parameters(truth):
     """The same noise at both ends; the jump probability is in the weights."""
     result = differences.estimate(LADDER, OTHERS, **RUN, certify=False, seed=7)
@@ -102,6 +103,7 @@ def test_bias_of_differences_is_measured(truth):
     assert "same ladder" in result.bias_source
 
 
+@pytest.mark.slow
 def test_bias_of_a_remote_twin():
     ladder = LADDER.replace("band", 0.05)
     few = {"paths": 4 * 256, "batches": 4, "chunk": 256}
@@ -157,6 +159,7 @@ def test_breaker_value(with_breaker):
     assert abs(x.mean() - wanted["value"]) < 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["score", "measure-valued", "differences"])
 def test_breaker_maintenance(name, with_breaker):
     ladder, wanted = with_breaker

@@ -157,6 +157,7 @@ def test_two_starts_meet():
     np.testing.assert_allclose([t.shadow_prices[0] for t in found], found[1].shadow_prices[0], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_two_margins_match_a_dense_grid_on_the_same_paths():
     limit = 4e-4
     variables = (Tiers("margins", start=(0.05, 0.3), lower=0.001, upper=0.9),)
@@ -202,6 +203,7 @@ def integrate_tail(threshold):
     return deviation(threshold) ** 2 + expected_bad_debt(threshold) ** 2
 
 
+@pytest.mark.slow
 def test_probability_is_tuned_on_its_bound_and_refined_by_counting():
     problem = dataclasses.replace(margin_problem(1.0), constraints=(Probability("excess", 0.01, 0.0),))
     tuned = tune(problem, seed=1, paths=PATHS, method=PLAIN)
