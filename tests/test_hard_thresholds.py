@@ -129,7 +129,6 @@ def test_rare_work_keeps_symbolic_zeros():
 OUTCOMES = ("bad_debt", "forced_notional", "fund_paid", "fund_depleted", "halted_time")
 PATHS = 32
 WIDE = 0.04  # of a number: moves enough of the paths across a threshold, were there one
-NODES = 128
 GENTLE = {"kernel": "smooth", "market": "merton", "depth": "evaporating", "impact": "linear"}
 
 
@@ -198,7 +197,7 @@ def direction_of(leaf: Any) -> Any:
     return value if value.any() else np.where(np.isfinite(leaf), 0.01, 0.0)
 
 
-def check_leaves(row: Row, wide: Any = (), only: Any = None) -> tuple[int, int]:
+def check_leaves(row: Row, wide: Any = (), only: Any = None, nodes: int = 128) -> tuple[int, int]:
     """Every leaf is refused, or its derivative is that of differences; for the leaves in `wide` it integrates as well.
 
     Returns how many were refused and how many have a derivative. A number without a derivative moves nothing at all,
@@ -225,7 +224,7 @@ def check_leaves(row: Row, wide: Any = (), only: Any = None) -> tuple[int, int]:
         value, slope = at(0.0)
         change = at(WIDE)[0] - value
         near = [(at(h)[0] - at(-h)[0]) / (2.0 * h) for h in (1e-6, 1e-4)]  # one of the two may meet a kink
-        inside = [at(WIDE * (k + 0.5) / NODES)[1] for k in range(NODES)] if name in wide else []
+        inside = [at(WIDE * (k + 0.5) / nodes)[1] for k in range(nodes)] if name in wide else []
         for o, outcome in enumerate(OUTCOMES):
             if not hits[o]:
                 right = change[o] == 0.0 and all(difference[o] == 0.0 for difference in near)
@@ -349,7 +348,9 @@ def test_a_sorted_ladder_has_those_that_move_no_threshold():
 @pytest.mark.slow
 def test_every_derivative_of_the_smooth_ladder():
     row = gentle()
-    refused, moving = check_leaves(row, wide=row.floating)
+    # what the fund of a few paths pays has kinks: the sum of slopes misses the change by 6 %, 1.2 % and 0.2 % of it with
+    # 128, 512 and 2,048 nodes where it is worst
+    refused, moving = check_leaves(row, wide=row.floating, nodes=512)
     assert refused == 7  # of jumps, and the margin schedule that the tables were made of
     assert moving >= 20
 
