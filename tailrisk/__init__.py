@@ -10,6 +10,7 @@ from . import impact as impact
 from . import margin as margin
 from . import market as market
 from . import oracle as oracle
+from . import policy as policy
 from . import tails as tails
 from . import waterfall as waterfall
 from ._hard import HardThresholdGradientError as HardThresholdGradientError
