@@ -259,7 +259,7 @@ def doctor() -> None:
 @click.option("--repeats", default=5, help="Timings of each program, in turn.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
 def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
-    """Side-by-side speed benchmarks (ladder, accounts, normals); needs the extra `compare`."""
+    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and accuracy by name: gradients."""
     from .bench import run_bench
 
     sys.exit(run_bench(name, paths, repeats, out))

@@ -29,8 +29,12 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
 
     No time is printed for programs that do not agree on what they computed (status 1).
     """
+    if name == "gradients":
+        from . import gradients
+
+        return gradients.run(paths, out)
     if name is not None and name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT
