@@ -5,6 +5,7 @@ from . import breaker as breaker
 from . import execution as execution
 from . import feedback as feedback
 from . import fragility as fragility
+from . import gradients as gradients
 from . import impact as impact
 from . import margin as margin
 from . import market as market
@@ -20,6 +21,7 @@ from .book import LeverageMixture as LeverageMixture
 from .book import LognormalSizes as LognormalSizes
 from .book import ParetoSizes as ParetoSizes
 from .book import PositionTable as PositionTable
+from .book import ToppedUp as ToppedUp
 from .cascade import AbstractClearing as AbstractClearing
 from .cascade import Cascade as Cascade
 from .cascade import Exact as Exact

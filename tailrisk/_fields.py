@@ -21,10 +21,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 if TYPE_CHECKING:
+    AnyArray = Array  # what a law is given in a run
     Real = Any  # what may be written; the converter makes an array of it
 else:
-    Real = Float[Array, "..."]
+    AnyArray = Array | np.ndarray | np.floating
+    """JAX or NumPy: what a law takes and gives on the host, where its fields are NumPy until a run casts them."""
+    Real = Float[AnyArray, "..."]
     """A traced number (or array of numbers) of a component; its unit is in the field's metadata."""
+Number = Float[AnyArray, "..."] | float
+"""An argument of a closed form: one number or an array of them, traced or not."""
 
 
 class InputError(ValueError):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri
 
@@ -117,6 +119,38 @@ class LeverageMixture(AbstractBook):
         side = np.array([1.0, -1.0])[_due(rng, notional, np.array([long_share, 1.0 - long_share]))]
         entry = spot * np.exp(float(self.entry_deviation) * rng.standard_normal(n))
         return _survivors(spot, margin, float(self.gap), side * notional / spot, entry, leverage, float(self.reserve))
+
+
+class ToppedUp(AbstractBook):
+    """The accounts of another book after a change of margins: who has too little posts what is asked.
+
+    Positions and entries are those of `book` under the margins of `reference`. An isolated account then holds the most of
+    what it had, the initial requirement at its entry, and what keeps the spot `gap` away from its liquidation price,
+
+        cash >= max_k s |q| p0 (1 - (1 - s r_k) (1 - gap)^s) - D_k - q (p0 - entry),     s = sign q
+
+    so the book changes continuously with the margins, and may be differentiated in them. One asset.
+
+    **Left out:** accounts do not raise their leverage where the new margins ask less than the reference, and none leaves.
+    """
+
+    book: AbstractBook
+    reference: AbstractMargin
+    gap: Real = real(0.002, unit="1", above=0.0, below=0.5)
+
+    def build(self, price: np.ndarray, margin: AbstractMargin, seed: int = 0) -> Book:
+        base, spot = self.book.build(price, self.reference, seed), float(np.asarray(price).reshape(-1)[0])
+        if np.asarray(base.quantity).shape[1] != 1:
+            raise InputError('book.kind = "ToppedUp" needs a book in one asset; tune a margin for one asset at a time')
+        quantity, entry = np.asarray(base.quantity)[:, :1], np.asarray(base.entry)[:, :1]
+        side, size = np.sign(quantity), np.abs(quantity)
+        rates, deductions = margin.lines()
+        initial = margin.initial(size * entry)[:, 0]  # pyright: ignore[reportArgumentType]
+        xp = jnp if any(isinstance(x, jax.Array) for x in (rates, initial)) else np
+        at_gap = (1.0 - float(self.gap)) ** side  # price over spot where an account may be liquidated
+        apart = size * spot * side * (1.0 - at_gap * (1.0 - side * rates)) - deductions - quantity * (spot - entry)
+        cash = xp.maximum(xp.maximum(base.cash, initial), apart.max(axis=1))
+        return eqx.tree_at(lambda b: b.cash, base, cash)
 
 
 def _mixture_complaints(leverages: Any, weights: Any) -> Iterator[tuple[str, str]]:

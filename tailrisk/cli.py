@@ -172,6 +172,30 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the policy; default policies/<name of the config>."
+)
+def tune(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Find the cheapest policy that meets its limits, with a certificate: policy.toml, table and figure."""
+    from .figures import draw_certificate, format_policy
+    from .figures.style import save
+    from .study import tune as tuning
+    from .study.folder import fresh_name
+
+    table, study, wanted = tuning.load(config, overrides)
+    out = fresh_name(Path("policies") / config.stem) if out is None else out
+    outcome = tuning.execute(table, wanted, lambda text: click.echo(text, err=True))
+    tuning.write(out, study, outcome)
+    found = tuning.as_json(outcome)
+    save(draw_certificate(found), out / "figures", "certificate")
+    click.echo(format_policy(found))
+    click.echo(f"folder: {out}; run it with: tailrisk run {out / 'policy.toml'}")
+    sys.exit(0 if outcome.certified else CHECK_FAILED)
+
+
+@main.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Print and draw a finished run again."""

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ._fields import Number
+
 _NEAR_ONE = 1e-6  # 1 - R below this: derivatives are refused
 
 
@@ -29,7 +31,7 @@ class FixedPoint(NamedTuple):
 def fixed_point(
     response: Callable[[PyTree, Float[Array, ""]], Float[Array, ""]],
     parameters: PyTree,
-    shock: Float[Array, ""],
+    shock: Number,
     *,
     most: float = 5.0,
     rounds: int = 100_000,
@@ -52,7 +54,7 @@ def fixed_point(
 def feedback_rounds(
     response: Callable[[PyTree, Float[Array, ""]], Float[Array, ""]],
     parameters: PyTree,
-    shock: Float[Array, ""],
+    shock: Number,
     rounds: int,
 ) -> Float[Array, " rounds"]:
     """Log fall of each round of the loop: the shock itself, then what each round adds; x R^j where R is constant."""
@@ -66,7 +68,7 @@ def feedback_rounds(
     return jnp.concatenate([shock[None], added])
 
 
-def _strong(value: Any) -> Any:
+def _strong(value: Any) -> Array:
     return jnp.asarray(value, jnp.asarray(value).dtype)
 
 
@@ -112,7 +114,7 @@ def _solve_jvp(response: Any, most: float, rounds: int, primals: Any, tangents: 
     return (drop, ended), (scale * (d_shock + pushed), jnp.zeros(ended.shape, jax.dtypes.float0))
 
 
-def linear_feedback(shock: Float[Array, "..."], gain: Float[Array, "..."]) -> FixedPoint:
+def linear_feedback(shock: Number, gain: Number) -> FixedPoint:
     """Total move of a loop in which each round adds `gain` times the one before: shock / (1 - gain).
 
     The same formula holds for a uniform liquidation density g under linear impact k (gain k g); for an owner who keeps
@@ -140,7 +142,7 @@ def _amplify_jvp(primals: Any, tangents: Any) -> Any:
     return total, scale * (tangents[0] + total * tangents[1])
 
 
-def square_root_feedback(shock: Float[Array, "..."], strength: Float[Array, "..."]) -> Float[Array, "..."]:
+def square_root_feedback(shock: Number, strength: Number) -> Float[Array, "..."]:
     """Total fall D = x + a sqrt(D) under a uniform density g and square-root impact, a = Y sigma sqrt(g / V).
 
     D = ((a + sqrt(a^2 + 4 x)) / 2)^2. It tends to a^2 as the shock goes to zero: a jump out of nothing.
@@ -149,7 +151,7 @@ def square_root_feedback(shock: Float[Array, "..."], strength: Float[Array, "...
 
 
 def unwind(
-    sold: Float[Array, "..."], impact: Float[Array, "..."], leverage: Float[Array, "..."], exponent: float = 0.5
+    sold: Number, impact: Number, leverage: Number, exponent: float = 0.5
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Equity (over the first value of the position) and leverage after selling a fraction `sold` of a leveraged
     position.
@@ -167,12 +169,12 @@ def unwind(
     return equity, (1.0 - sold) * (1.0 - fall) / equity
 
 
-def critical_leverage(impact: Float[Array, "..."], exponent: float = 0.5) -> Float[Array, "..."]:
+def critical_leverage(impact: Number, exponent: float = 0.5) -> Number:
     """Leverage above which selling out leaves nothing, (1 + gamma) / I: 3 / (2 I) at gamma = 1/2, 2 / I at 1."""
     return (1.0 + exponent) / impact
 
 
-def borel_pmf(branching: Float[Array, "..."], size: Float[Array, "..."]) -> Float[Array, "..."]:
+def borel_pmf(branching: Number, size: Number) -> Float[Array, "..."]:
     """Probability that one liquidation ends as a cascade of `size` in all, P(n) = exp(-R n) (R n)^(n - 1) / n!, 0 < R
     <= 1.
 
@@ -185,12 +187,12 @@ def borel_pmf(branching: Float[Array, "..."], size: Float[Array, "..."]) -> Floa
     return jnp.exp(-mean + (size - 1.0) * jnp.log(mean) - jsp.gammaln(size + 1.0))
 
 
-def borel_mean(branching: Float[Array, "..."]) -> Float[Array, "..."]:
+def borel_mean(branching: Number) -> Float[Array, "..."]:
     """Mean cascade size, 1 / (1 - R); inf from R = 1 on."""
     return jnp.where(branching < 1.0, 1.0 / jnp.where(branching < 1.0, 1.0 - branching, 1.0), jnp.inf)
 
 
-def borel_variance(branching: Float[Array, "..."]) -> Float[Array, "..."]:
+def borel_variance(branching: Number) -> Float[Array, "..."]:
     """Variance of the cascade size, R / (1 - R)^3; inf from R = 1 on."""
     below = branching < 1.0
     return jnp.where(below, branching / jnp.where(below, 1.0 - branching, 1.0) ** 3, jnp.inf)

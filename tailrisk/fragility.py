@@ -7,13 +7,13 @@ not decay meanwhile.
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._fields import cast
+from ._fields import Number, cast
 from .impact import AbstractImpact
 
 
@@ -54,8 +54,8 @@ def liquidation_map(
     levels: Float[Array, " positions"],
     quantity: Float[Array, " positions"],
     grid: Float[Array, " grid"],
-    bandwidth: float = 0.005,
-    kernel: Literal["box", "gaussian"] = "box",
+    bandwidth: Number = 0.005,
+    kernel: str = "box",
 ) -> Float[Array, " grid"]:
     """Density of forced selling rho(y) at log prices `grid`, in units per unit of log price.
 
@@ -90,8 +90,8 @@ def branching_map(
     quantity: Float[Array, " positions"],
     impact: AbstractImpact,
     grid: Float[Array, " grid"],
-    bandwidth: float = 0.005,
-    kernel: Literal["box", "gaussian"] = "box",
+    bandwidth: Number = 0.005,
+    kernel: str = "box",
 ) -> Float[Array, " grid"]:
     """Branching number R(y) = lambda(y) rho(y): units forced by one forced unit when the price stands at log price y.
 
@@ -127,7 +127,7 @@ def distance_to_criticality(
     quantity: Float[Array, " positions"],
     impact: AbstractImpact,
     grid: Float[Array, " grid"],
-    bandwidth: float = 0.005,
+    bandwidth: Number = 0.005,
 ) -> Criticality:
     """Smallest outside fall whose cascade reaches a log price where R >= 1, with the zones themselves.
 
@@ -148,9 +148,7 @@ def distance_to_criticality(
     return Criticality(jnp.where(found, distance, jnp.inf), zone, branching[worst], grid[worst], inside)
 
 
-def leverage_ratio(
-    quantity: Float[Array, " positions"], price: Float[Array, "..."], equity: Float[Array, "..."]
-) -> Float[Array, ""]:
+def leverage_ratio(quantity: Float[Array, " positions"], price: Number, equity: Number) -> Float[Array, ""]:
     """Leverage of a market, gross notional over equity: sum |q| p / sum E."""
     return jnp.sum(jnp.abs(quantity) * price) / jnp.sum(equity)
 

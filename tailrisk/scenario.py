@@ -141,6 +141,10 @@ class Scenario(eqx.Module):
         wrong = list(problems(self))
         if wrong:
             raise InputError(wrong[0])
+        return self.assemble(dtype, draw, check=True)
+
+    def assemble(self, dtype: Any, draw: int = 0, check: bool = False) -> "VenueSystem":
+        """As `build`, but the values were checked before and may be traced, as far as the book and the kernel allow it."""
         if isinstance(self.positions, Accounts) and self.liquidation.backstopped and self.waterfall.backstop is None:
             raise InputError(
                 f'liquidation.kind = "{type(self.liquidation).__name__}" hands groups to a backstop; give waterfall.backstop'
@@ -153,7 +157,7 @@ class Scenario(eqx.Module):
                 "asset(s); give each asset one starting price"
             )
         book = self.book.build(price, self.margin, draw)
-        wrong = list(problems(book, "book"))
+        wrong = list(problems(book, "book")) if check else []
         if wrong:
             raise InputError(wrong[0])
         held = np.asarray(book.quantity).shape[1]

@@ -8,6 +8,7 @@ import abc
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -57,12 +58,17 @@ def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool =
 
 
 # jaxlib 0.10.2 on CPUs reads the wrong rows in fused sums over a short axis of many lanes (jax issue 39103), so the fusion
-# is switched off for the one program that matters; later versions accept the option and are tested with it.
+# is switched off where paths run; later versions accept the option and are tested with it.
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.__version_info__ < (0, 13) else None
 
 
-@eqx.filter_jit(compiler_options=_OPTIONS)  # pyright: ignore[reportCallIssue]
-def _chunk(system: AbstractSystem, keys: Any, paths: Any, record: bool) -> tuple[PyTree, PyTree]:
+entry_point: Any = partial(eqx.filter_jit, compiler_options=_OPTIONS)  # pyright: ignore[reportCallIssue]
+"""The `jit` of every program that runs paths."""
+
+
+def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -> tuple[PyTree, PyTree]:
+    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced."""
+
     def one(path: Any) -> tuple[PyTree, PyTree]:
         def draw(step: Any) -> Noise:
             return _streams.noise(keys, path, step, system.draws, system.dtype)
@@ -73,8 +79,17 @@ def _chunk(system: AbstractSystem, keys: Any, paths: Any, record: bool) -> tuple
     return jax.vmap(one)(paths)
 
 
+_chunk = entry_point(batch)
+
+
 def outcomes(
-    system: AbstractSystem, seed: int, paths: np.ndarray, *, lanes: int = LANES, record: bool = False
+    system: AbstractSystem,
+    seed: int,
+    paths: np.ndarray,
+    *,
+    lanes: int = LANES,
+    record: bool = False,
+    keys: Any = None,
 ) -> tuple[dict[str, np.ndarray], PyTree]:
     """Outcomes of the paths with the given numbers, in one compiled batch; with `record`, the steps of each as well.
 
@@ -86,7 +101,7 @@ def outcomes(
     if not 0 < system.steps < _streams.MAX_STEPS:
         raise ValueError(f"steps = {system.steps}: expected 1 to 2^24 - 1")
     filled = np.concatenate([paths, np.zeros(-paths.size % lanes, paths.dtype)])
-    keys = _streams.noise_keys(seed, "market")
+    keys = _streams.noise_keys(seed, "market") if keys is None else keys
     result, shown = _chunk(system, keys, jnp.asarray(filled.astype(np.uint32)), record)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: paths.size], (result, shown))
 
@@ -99,11 +114,13 @@ def simulate(
     chunk: int = 16_384,
     first: int = 0,
     progress: Callable[[dict[str, np.ndarray]], None] | None = None,
+    keys: Any = None,
 ) -> dict[str, np.ndarray]:
     """Outcomes of the paths `first` to `first + paths - 1`, each an array over paths.
 
-    `chunk` bounds memory and changes no number; `progress` sees the outcomes of every chunk in order. On a CPU as many
-    chunks run at a time as there are cores, because one chunk's small kernels cannot keep several busy.
+    `keys` are those of another source of noise than `seed`. `chunk` bounds memory and changes no number; `progress`
+    sees the outcomes of every chunk in order. On a CPU as many chunks run at a time as there are cores, because one
+    chunk's small kernels cannot keep several busy.
     """
     if paths < 1 or chunk < 1:
         raise ValueError(f"paths = {paths}, chunk = {chunk}: expected at least 1")
@@ -113,7 +130,7 @@ def simulate(
     pool = ThreadPoolExecutor((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
     parts = []
     try:
-        for result, _ in pool.map(lambda numbers: outcomes(system, seed, numbers, lanes=lanes), blocks):
+        for result, _ in pool.map(lambda numbers: outcomes(system, seed, numbers, lanes=lanes, keys=keys), blocks):
             parts.append(result)
             if progress is not None:
                 progress(result)

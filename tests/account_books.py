@@ -31,7 +31,7 @@ def book(quantity, cash, entry=None, **more) -> Book:
         "quantity": quantity,
         "entry": np.full(quantity.shape, 100.0)
         if entry is None
-        else np.broadcast_to(np.asarray(entry), quantity.shape),
+        else np.broadcast_to(np.asarray(entry, float), quantity.shape),
         "cash": np.broadcast_to(np.asarray(cash, float), (rows,)),
         "account": np.arange(rows),
         "weight": np.ones(rows),

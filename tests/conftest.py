@@ -5,6 +5,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Annotated types and shapes are checked here and nowhere else; an int will do for a float. The hook must precede the first
+# import of the package, and jaxtyping's own pytest option does not reach the workers of pytest-xdist.
+install_import_hook("tailrisk", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

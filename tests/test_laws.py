@@ -170,7 +170,7 @@ def drawn(system, numbers):
     return jax.jit(jax.vmap(one))(jnp.asarray(numbers, jnp.uint32))
 
 
-@eqx.filter_jit(compiler_options=engine._OPTIONS)
+@engine.entry_point
 def from_noise(system, given):
     """Outcomes of paths whose noise is given as arrays."""
 

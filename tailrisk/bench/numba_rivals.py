@@ -4,7 +4,7 @@ Normals come from a ziggurat (Marsaglia and Tsang 2000) on SplitMix64.
 """
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numba  # pyright: ignore[reportMissingImports]
 import numpy as np
@@ -25,10 +25,12 @@ def _layers() -> np.ndarray:
 
 
 _X = _layers()
+# Numba compiles a function's own code, so kernels are left out when tests check annotations: `no_type_check`.
 _fast = numba.njit(fastmath=True, inline="always")
 
 
 @_fast
+@no_type_check
 def _next(state: Any) -> Any:
     z = state
     z = (z ^ (z >> np.uint64(30))) * _MIX1
@@ -37,11 +39,13 @@ def _next(state: Any) -> Any:
 
 
 @_fast
+@no_type_check
 def _uniform(bits: Any) -> float:
     return (np.float64(bits >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
 @numba.njit(fastmath=True)
+@no_type_check
 def _normal(state: Any) -> Any:
     """A standard normal and the next state."""
     while True:
@@ -70,11 +74,13 @@ def _normal(state: Any) -> Any:
 
 
 @_fast
+@no_type_check
 def _curve(scale: float, core: float, net: float) -> float:
     return scale * net / (math.sqrt(abs(net) + core) + math.sqrt(core))
 
 
 @_fast
+@no_type_check
 def _panel(start: float, end: float, drop: float) -> float:
     if abs(drop) < 1e-3:
         zeroth, first = drop * (-0.5 + drop / 6.0), drop * (-1.0 / 3.0 + drop / 8.0)
@@ -85,6 +91,7 @@ def _panel(start: float, end: float, drop: float) -> float:
 
 
 @_fast
+@no_type_check
 def _fill(scale: float, core: float, net: float, extra: float) -> float:
     if extra == 0.0:
         return 0.0
@@ -100,6 +107,7 @@ def _fill(scale: float, core: float, net: float, extra: float) -> float:
 
 
 @numba.njit(fastmath=True, parallel=True)
+@no_type_check
 def _ladder(m: Any, rounds: Any, paths: Any, seed: Any, long_book: Any, short_book: Any) -> Any:
     steps, drift, deviation, price0, depth, scale, core, decay, share, fee, _ = m
     long_level, long_sum, long_units, long_equity = long_book
@@ -145,6 +153,7 @@ def _ladder(m: Any, rounds: Any, paths: Any, seed: Any, long_book: Any, short_bo
 
 
 @numba.njit(fastmath=True, parallel=True)
+@no_type_check
 def _accounts(m: Any, rounds: Any, paths: Any, seed: Any, quantity: Any, equity: Any) -> Any:
     steps, drift, deviation, price0, depth, scale, core, decay, share, fee, maintenance = m
     groups, zero = quantity.size, np.float32(0.0)

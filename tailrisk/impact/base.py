@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import InputError
+from .._fields import AnyArray, InputError
 from .._sums import short_sum
 from ..market.base import Shock
 from .depth import AbstractDepth
@@ -41,7 +41,7 @@ class AbstractImpact(eqx.Module):
     depth: eqx.AbstractVar[AbstractDepth]
 
     @abc.abstractmethod
-    def mix(self) -> tuple[Float[Array, " memories"], Float[Array, " memories"]]:
+    def mix(self) -> tuple[Float[AnyArray, " memories"], Float[AnyArray, " memories"]]:
         """Memories in years (inf = permanent) and their shares of impact, which sum to one."""
 
     @abc.abstractmethod

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._fields import Real, duration, real
+from .._fields import AnyArray, Real, duration, real
 from .base import AbstractImpact
 from .depth import AbstractDepth
 
@@ -26,7 +26,7 @@ class ConstantProduct(AbstractImpact):
     fee: Real = real(0.003, unit="1", least=0.0, below=1.0)
     memory: Real = duration("60min")
 
-    def mix(self) -> tuple[Float[Array, " memories"], Float[Array, " memories"]]:
+    def mix(self) -> tuple[Float[AnyArray, " memories"], Float[AnyArray, " memories"]]:
         memory = jnp.reshape(self.memory, (1,))
         return memory, jnp.ones_like(memory)
 

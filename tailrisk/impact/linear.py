@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._fields import Real, duration, real
+from .._fields import AnyArray, Real, duration, real
 from ._means import log_mean
 from .base import AbstractImpact
 from .depth import AbstractDepth
@@ -22,7 +22,7 @@ class Linear(AbstractImpact):
     coefficient: Real = real(unit="1", least=0.0)  # () or (assets,)
     memory: Real = duration("60min")
 
-    def mix(self) -> tuple[Float[Array, " memories"], Float[Array, " memories"]]:
+    def mix(self) -> tuple[Float[AnyArray, " memories"], Float[AnyArray, " memories"]]:
         memory = jnp.reshape(self.memory, (1,))
         return memory, jnp.ones_like(memory)
 
@@ -38,7 +38,7 @@ class Linear(AbstractImpact):
         return log_mean(self.coefficient * extra)
 
 
-def linear_reach(slope: Float[Array, "..."], change: Float[Array, " assets"]) -> Float[Array, " assets"]:
+def linear_reach(slope: Real, change: Float[Array, " assets"]) -> Float[Array, " assets"]:
     """Sales that change the offset by `change` at a constant slope; +-inf where the slope is zero."""
     moves = slope > 0.0
     needed = change / jnp.where(moves, slope, 1.0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Real, duration, real
+from .._fields import AnyArray, Real, duration, real
 from .base import AbstractImpact, require_equal_shapes, share_complaints
 from .depth import AbstractDepth
 
@@ -41,7 +41,7 @@ class Power(AbstractImpact):
     def check(self) -> Iterator[tuple[str, str]]:
         yield from share_complaints(self.share)
 
-    def mix(self) -> tuple[Float[Array, " memories"], Float[Array, " memories"]]:
+    def mix(self) -> tuple[Float[AnyArray, " memories"], Float[AnyArray, " memories"]]:
         return jnp.atleast_1d(self.memory), jnp.atleast_1d(self.share)
 
     def curve(self, net: Float[Array, " assets"]) -> Float[Array, " assets"]:
@@ -70,7 +70,7 @@ class Power(AbstractImpact):
         weight = jnp.where(across, -net, 0.0) / jnp.where(across, extra, 1.0)
         return jnp.log1p(weight * mean_to_zero + (1.0 - weight) * (at_turn + mean + at_turn * mean))
 
-    def _edge(self) -> Float[Array, "..."]:
+    def _edge(self) -> Real:
         return self.prefactor * self.volatility * self.core**self.exponent
 
     def _root(self, net: Float[Array, " assets"]) -> Float[Array, " assets"]:

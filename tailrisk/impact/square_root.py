@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._fields import Real, duration, real
+from .._fields import AnyArray, Real, duration, real
 from ._means import moments
 from .base import AbstractImpact, require_equal_shapes, share_complaints
 from .depth import AbstractDepth
@@ -36,7 +36,7 @@ class SquareRoot(AbstractImpact):
     def check(self) -> Iterator[tuple[str, str]]:
         yield from share_complaints(self.share)
 
-    def mix(self) -> tuple[Float[Array, " memories"], Float[Array, " memories"]]:
+    def mix(self) -> tuple[Float[AnyArray, " memories"], Float[AnyArray, " memories"]]:
         return jnp.atleast_1d(self.memory), jnp.atleast_1d(self.share)
 
     def curve(self, net: Float[Array, " assets"]) -> Float[Array, " assets"]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Real, duration, real
+from .._fields import AnyArray, Real, duration, real
 from ._means import log_mean
 from .base import AbstractImpact, require_equal_shapes
 from .depth import AbstractDepth
@@ -39,7 +39,7 @@ class Transient(AbstractImpact):
                 "all weights are zero, expected at least one > 0; use a Linear law with coefficient 0 instead",
             )
 
-    def mix(self) -> tuple[Float[Array, " memories"], Float[Array, " memories"]]:
+    def mix(self) -> tuple[Float[AnyArray, " memories"], Float[AnyArray, " memories"]]:
         weights = jnp.atleast_1d(self.weights)
         return jnp.atleast_1d(self.memories), weights / jnp.sum(weights)
 

@@ -16,6 +16,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from .._fields import AnyArray
+
 
 class AbstractMargin(eqx.Module):
     """How much equity a position must have: to be opened (initial) and not to be closed by force (maintenance).
@@ -30,15 +32,15 @@ class AbstractMargin(eqx.Module):
         """True when `level` is 1 for ever, so thresholds can be tabulated before the first step."""
 
     @abc.abstractmethod
-    def maintenance(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def maintenance(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         """Equity below which a position is closed by force, USD, before `level`."""
 
     @abc.abstractmethod
-    def initial(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def initial(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         """Equity needed to open a position, USD, before `level`."""
 
     @abc.abstractmethod
-    def lines(self) -> tuple[Float[Array, "#assets tiers"], Float[Array, "#assets tiers"]]:
+    def lines(self) -> tuple[Float[AnyArray, "#assets tiers"], Float[AnyArray, "#assets tiers"]]:
         """(rates, deductions in USD) such that maintenance is `max_k(rate_k n - deduction_k)`, one row per asset.
 
         Raises ValueError if the schedule is not convex.

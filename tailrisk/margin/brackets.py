@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import Bounds, InputError, Real, choice, to_real
+from .._fields import AnyArray, Bounds, InputError, Real, choice, to_real
 from .._hard import decisive
 from .base import AbstractMargin
 
@@ -73,13 +73,13 @@ class Brackets(AbstractMargin):
     def is_static(self) -> bool:
         return True
 
-    def maintenance(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def maintenance(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         return _charge(notional, self.floors, self.maintenance_rates, self.style)
 
-    def initial(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def initial(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         return _charge(notional, self.floors, 1.0 / self.max_leverage, self.initial_style)
 
-    def lines(self) -> tuple[Float[Array, "#assets tiers"], Float[Array, "#assets tiers"]]:
+    def lines(self) -> tuple[Float[AnyArray, "#assets tiers"], Float[AnyArray, "#assets tiers"]]:
         if self.style == "whole":
             raise InputError(
                 'Brackets with style = "whole" is not convex, so it is no maximum of lines and a liquidation price may '
@@ -157,12 +157,12 @@ def _deductions(floors: Real, rates: Real) -> Real:
     return (floors * steps).cumsum(axis=1)
 
 
-def _charge(notional: Array, floors: Real, rates: Real, style: str) -> Array:
+def _charge(notional: Real, floors: Real, rates: Real, style: str) -> Real:
     """Requirement of a notional: one elementwise term a tier, so no gather, nothing of size tiers is stored, and padding
     adds zero."""
     xp, lead = _module_of(notional, floors, rates), (1,) * (notional.ndim - 1)
 
-    def column(table: Real, tier: int) -> Array:
+    def column(table: Real, tier: int) -> Real:
         return table[:, tier].reshape(*lead, -1)
 
     charge = rates_sum = column(rates, 0) * (notional if style == "bracket" else 1.0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import InputError, Real, real
+from .._fields import AnyArray, InputError, Real, real
 from .base import AbstractMargin
 
 
@@ -32,13 +32,13 @@ class Flat(AbstractMargin):
     def is_static(self) -> bool:
         return True
 
-    def maintenance(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def maintenance(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         return _spread(self.maintenance_rate, notional) * notional
 
-    def initial(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def initial(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         return _spread(self.initial_rate, notional) * notional
 
-    def lines(self) -> tuple[Float[Array, "#assets 1"], Float[Array, "#assets 1"]]:
+    def lines(self) -> tuple[Float[AnyArray, "#assets 1"], Float[AnyArray, "#assets 1"]]:
         rates = self.maintenance_rate.reshape(-1, 1)
         return rates, 0.0 * rates
 
@@ -65,6 +65,6 @@ class Flat(AbstractMargin):
                 )
 
 
-def _spread(rate: Real, notional: Array) -> Array:
+def _spread(rate: Real, notional: Real) -> Real:
     """Aligns a scalar or (assets,) rate with the last axis of `notional`."""
     return rate if rate.ndim == 0 else rate.reshape((1,) * (notional.ndim - 1) + (-1,))

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._fields import Real, real
+from .._fields import AnyArray, Number, Real, real
 
 
 class AbstractVolatilityTool(eqx.Module):
@@ -74,16 +74,16 @@ class LookbackFloor(AbstractVolatilityTool):
         return jnp.maximum(volatility, self.volatility)
 
 
-def peak_to_trough(margin: Float[Array, "times ..."]) -> Float[Array, "..."]:
+def peak_to_trough(margin: Float[AnyArray, "times ..."]) -> Float[Array, "..."]:
     """Highest over lowest margin of a history; 1 is a margin that never moves (Murphy, Vasios and Vause 2014)."""
     return jnp.max(margin, axis=0) / jnp.min(margin, axis=0)
 
 
-def largest_call(margin: Float[Array, "times ..."], steps: int) -> Float[Array, "..."]:
+def largest_call(margin: Float[AnyArray, "times ..."], steps: int) -> Float[Array, "..."]:
     """Largest increase of margin over `steps` observations, in the unit of the margin (the n-day call, same source)."""
     return jnp.max(margin[steps:] - margin[:-steps], axis=0)
 
 
-def cushion(initial: Float[Array, "..."], maintenance: Float[Array, "..."]) -> Float[Array, "..."]:
+def cushion(initial: Number, maintenance: Number) -> Number:
     """(IM - MM) / MM: how far a new position is from being closed, in units of its maintenance margin."""
     return (initial - maintenance) / maintenance

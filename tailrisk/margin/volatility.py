@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import InputError, Real, choice, duration, real
+from .._fields import AnyArray, InputError, Real, choice, duration, real
 from .base import AbstractMargin
 from .procyclicality import AbstractVolatilityTool, Untreated
 
@@ -57,13 +57,13 @@ class VolatilityScaled(AbstractMargin):
     def is_static(self) -> bool:
         return False
 
-    def maintenance(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def maintenance(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         return self.base.maintenance(notional)
 
-    def initial(self, notional: Float[Array, "*rest assets"]) -> Float[Array, "*rest assets"]:
+    def initial(self, notional: Float[AnyArray, "*rest assets"]) -> Float[AnyArray, "*rest assets"]:
         return self.base.initial(notional)
 
-    def lines(self) -> tuple[Float[Array, "#assets tiers"], Float[Array, "#assets tiers"]]:
+    def lines(self) -> tuple[Float[AnyArray, "#assets tiers"], Float[AnyArray, "#assets tiers"]]:
         return self.base.lines()
 
     def reference_volatility(self) -> Float[Array, " #assets"]:

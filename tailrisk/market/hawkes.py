@@ -62,10 +62,10 @@ class Hawkes(AbstractMarket):
         sizes = self.jumps.draws
         return Draws(normals=self.assets + sizes.normals, uniforms=2 + sizes.uniforms)
 
-    def _mean(self) -> Float[Array, ""]:
+    def _mean(self) -> Real:
         return self.jumps.rate / (1.0 - self.branching)
 
-    def _deviation(self) -> Float[Array, ""]:
+    def _deviation(self) -> Real:
         """Stationary standard deviation of the intensity: sqrt(branching^2 mean / (2 memory (1 - branching)))."""
         return self.branching * (0.5 * self._mean() / (self.memory * (1.0 - self.branching))) ** 0.5
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._fields import InputError, Real, to_real
+from .._fields import AnyArray, InputError, Real, to_real
 from .._hard import crosses, decisive
 from .._sums import RADIX, short_sum, total
 from ..liquidation import BREACH, AbstractLiquidation
@@ -75,12 +75,12 @@ class MarginGroups(AbstractPositions):
     """
 
     price: Real  # (assets,)
-    quantity: Float[Array, "assets groups"]  # units at the start
-    start: Float[Array, " groups"]  # USD equity at p0
-    weight: Float[Array, " groups"]
-    reserve: Float[Array, " groups"]
-    rank: Float[Array, " groups"]  # in (0, 1): an owner meets a call if it is below the probability of doing so
-    account: Int[Array, " groups"]  # owner; -1 in rows that only fill up
+    quantity: Float[AnyArray, "assets groups"]  # units at the start
+    start: Float[AnyArray, " groups"]  # USD equity at p0
+    weight: Float[AnyArray, " groups"]
+    reserve: Float[AnyArray, " groups"]
+    rank: Float[AnyArray, " groups"]  # in (0, 1): an owner meets a call if it is below the probability of doing so
+    account: Int[AnyArray, " groups"]  # owner; -1 in rows that only fill up
     margin: AbstractMargin
     liquidation: AbstractLiquidation
     call: Call | None

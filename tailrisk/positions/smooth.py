@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._fields import InputError, Real, to_real
+from .._fields import AnyArray, InputError, Real, to_real
 from .._hard import decisive
 from ..waterfall.base import Closing
 from .base import LIMIT, AbstractPositions, Book, Limits
@@ -47,51 +47,59 @@ class SmoothThresholds(AbstractPositions):
     price: Real  # (1,)
     units: Float[Array, "2 tiers nodes"]  # cumulative from the top of the grid down
     money: Float[Array, "2 tiers nodes"]  # USD equity at p0, cumulative
-    rates: Float[Array, " tiers"]
-    deduction: Float[Array, "2 tiers"]  # mean deduction of a tier per unit notional at p0
+    rates: Float[AnyArray, " tiers"]
+    deduction: Float[AnyArray, "2 tiers"]  # mean deduction of a tier per unit notional at p0
     fee: Real
     sparse = False
     backstopped = False
 
     @classmethod
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, cells: int, dtype: Any) -> "SmoothThresholds":
-        """Spreads the accounts of a book over a grid of `cells` cells, linearly between the two nearest nodes."""
+        """Spreads the accounts of a book over a grid of `cells` cells, linearly between the two nearest nodes.
+
+        Cash of the book and lines of the margin may be traced: the tables are then differentiable in both.
+        """
         if np.asarray(book.quantity).shape[1] != 1:
             raise InputError('a ladder holds one asset; use positions.kind = "Accounts" for several')
         spot = np.asarray(price, float).reshape(1)
-        rates, deductions = (np.asarray(line, float)[0] for line in margin.lines())
+        rates, deductions = (line[0] for line in margin.lines())
+        xp = jnp if any(isinstance(x, jax.Array) for x in (book.cash, rates, deductions)) else np
         quantity, weight = np.asarray(book.quantity, float)[:, 0], np.asarray(book.weight, float)
-        equity = np.asarray(book.cash, float) + quantity * (spot - np.asarray(book.entry, float)[:, 0])
+        equity = book.cash + quantity * (spot - np.asarray(book.entry, float)[:, 0])
         size, side = np.abs(quantity), np.sign(quantity)
         value = size * spot
-        relative = (value[:, None] - side[:, None] * (equity[:, None] + deductions)) / value[:, None]
-        with np.errstate(divide="ignore"):
-            level = side[:, None] * np.log(np.maximum(relative, 0.0))
-        breach = level - side[:, None] * np.log(1.0 - side[:, None] * rates)
+        relative = (value[:, None] - side[:, None] * (equity[:, None] + deductions[None, :])) / value[:, None]
+        # A level below the grid is nobody's: the bound keeps its logarithm finite.
+        level = side[:, None] * xp.log(xp.maximum(relative, 0.5 * np.exp(LOWEST)))
+        breach = level - side[:, None] * xp.log(1.0 - side[:, None] * rates[None, :])
         tier = breach.argmax(axis=1)
-        place = np.take_along_axis(level, tier[:, None], axis=1)[:, 0]
-        nodes = cells + 1
-        position = (HIGHEST - np.maximum(place, LOWEST)) / (HIGHEST - LOWEST) * cells
+        place = xp.take_along_axis(level, tier[:, None], axis=1)[:, 0]
         # A node's amount is spread over the cell above it, so its middle lies half a cell higher.
-        position = np.clip(position + 0.5, 0.0, cells - 1e-9)
+        position = (HIGHEST - xp.maximum(place, LOWEST)) / (HIGHEST - LOWEST) * cells
+        position = xp.clip(position + 0.5, 0.0, cells - 1e-9)
         cell = position.astype(int)
-        part = position - cell
-        units, money = np.zeros((2, rates.size, nodes)), np.zeros((2, rates.size, nodes))
-        s = (side < 0).astype(int)
-        for table, amount in ((units, weight * size), (money, weight * equity)):
+        part = position - cell.astype(position.dtype)
+        shape = (2, rates.size, cells + 1)
+        row = (np.where(side < 0, rates.size, 0) + tier) * (cells + 1) + cell
+
+        def table(amount: Any) -> Any:
             # Linear spreading keeps each account's amount and mean level; the cell's upper node is filled first.
-            np.add.at(table, (s, tier, cell), amount * (1.0 - part))
-            np.add.at(table, (s, tier, cell + 1), amount * part)
-        mean = np.zeros((2, rates.size))
-        np.add.at(mean, (s, tier), weight * deductions[tier])
-        mean = mean / np.maximum(spot * units.sum(axis=2), 1e-300)
+            both = xp.concatenate([amount * (1.0 - part), amount * part])
+            return _added(xp, shape, xp.concatenate([row, row + 1]), both)
+
+        units, money = table(weight * size), table(weight * equity)
+        mean = _added(xp, shape[:2], row // (cells + 1), weight * deductions[tier])
+        held = spot[0] * units.sum(axis=2)
+        mean = xp.where(
+            held > 0.0, mean / xp.where(held > 0.0, held, 1.0), 0.0
+        )  # an empty tier has no derivative either
         return cls(  # pyright: ignore[reportCallIssue]
             price=to_real(spot),
-            units=jnp.asarray(np.cumsum(units, axis=2), dtype),
-            money=jnp.asarray(np.cumsum(money, axis=2), dtype),
+            units=jnp.asarray(xp.cumsum(units, axis=2), dtype),
+            money=jnp.asarray(xp.cumsum(money, axis=2), dtype),
             rates=to_real(rates),
             deduction=to_real(mean),
-            fee=to_real(float(np.asarray(fee))),
+            fee=to_real(fee),
         )
 
     def init(self, dtype: Any) -> SmoothState:
@@ -236,3 +244,10 @@ class SmoothThresholds(AbstractPositions):
         """Takes profit from the winners; their positions stay."""
         del contracts, log_price
         return state._replace(haircut=state.haircut + amount[:, 0])
+
+
+def _added(xp: Any, shape: tuple[int, ...], place: Any, amount: Any) -> Any:
+    """Sums of amounts by place, as an array of a shape."""
+    if xp is np:
+        return np.bincount(place, amount, int(np.prod(shape))).reshape(shape)
+    return jnp.zeros(int(np.prod(shape)), amount.dtype).at[place].add(amount).reshape(shape)

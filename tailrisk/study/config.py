@@ -93,16 +93,24 @@ def apply_override(table: dict[str, Any], text: str) -> None:
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     *parents, last = names
+    here: Any = table
     for name in parents:
-        inner = table.setdefault(name, {})
-        if not isinstance(inner, dict):
+        if isinstance(here, list):
+            if not (name.isdigit() and int(name) < len(here)):
+                raise ConfigError(f"override {text!r}: {name} is no place in a list of {len(here)}; count from 0")
+            inner = here[int(name)]
+        else:
+            inner = here.setdefault(name, {})
+        if not isinstance(inner, dict | list):
             raise ConfigError(f"override {text!r}: {name} is {inner!r}, not a table")
-        table = inner
-    if isinstance(parsed, dict) or last != "kind" or table.get("kind") == parsed:
-        table[last] = parsed
+        here = inner
+    if isinstance(here, list):
+        raise ConfigError(f"override {text!r}: {last} is an item of a list; write the whole list")
+    if isinstance(parsed, dict) or last != "kind" or here.get("kind") == parsed:
+        here[last] = parsed
     else:  # another kind has other keys
-        table.clear()
-        table["kind"] = parsed
+        here.clear()
+        here["kind"] = parsed
 
 
 def _finals(kind: type) -> dict[str, type]:

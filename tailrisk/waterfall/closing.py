@@ -5,12 +5,12 @@ short) unless a docstring says size. Money is USD, prices are USD/unit, rates ar
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-Number = Float[Array, "..."] | float
+from .._fields import Number
 
 
 def covered(need: Number, source: Number) -> Array:
@@ -32,7 +32,7 @@ def positive(value: Number) -> Array:
     return jnp.where(jnp.asarray(value) > 0.0, value, 0.0)
 
 
-def margin_ratio(equity: Number, maintenance: Number, ratio: Literal["E/MM", "MM/E"] = "E/MM") -> Array:
+def margin_ratio(equity: Number, maintenance: Number, ratio: str = "E/MM") -> Array:
     """Margin ratio as published: equity over maintenance margin, or the inverse.
 
     Breach is `E/MM < 1`, that is `MM/E > 1` (or E <= 0, where MM/E is infinite).
@@ -120,9 +120,7 @@ def restoring_size_linear(
     return jnp.where(curable, root, jnp.where(jnp.asarray(need) > 0.0, size, 0.0))
 
 
-def bankruptcy_price(
-    quantity: Number, entry: Number, cash: Number, mark: Number, level: Literal["equity", "from_mark"] = "equity"
-) -> Array:
+def bankruptcy_price(quantity: Number, entry: Number, cash: Number, mark: Number, level: str = "equity") -> Array:
     """Price at which a position has used up its cash: `entry - cash / quantity`.
 
     `level="from_mark"` measures from the current mark instead, `mark - cash / quantity`, and so spends the same cash

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .closing import Number, positive, ratio_of
+from .._fields import Number
+from .closing import positive, ratio_of
 
 
 def effective_leverage(mark_value: Number, bankrupt_value: Number) -> Array:

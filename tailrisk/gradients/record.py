@@ -1,0 +1,184 @@
+"""What a gradient estimate says about itself, made from the means of independent batches of paths."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from .._fields import InputError
+from ..simulate import AbstractSystem, simulate
+
+LEAST_BATCHES = 60  # fewer have been seen to miss the rare path that carries the error
+MOST_SHARE = 0.05  # of all contributions together by one path
+MOST_SPLIT = 1.5  # standard errors of the two halves of the batches may differ by this factor
+MEAN_WEIGHT_ERRORS = 4.0
+PILOT_FIRST = 2**31  # path numbers from here on are kept for pilots, which are independent of the reported paths
+_TOGETHER = 2**18  # paths whose outcomes are held at a time, about
+
+
+class Bias(NamedTuple):
+    """The expectation of an estimate minus the derivative, per parameter (`nan`: unknown), and how that is known."""
+
+    value: Float[np.ndarray, " parameters"]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """Derivative of the mean of a functional in each parameter, from `batches` batches of `paths` / `batches` paths.
+
+    ci95: two-sided, t law over batches. bias: expectation minus derivative where known, `nan` otherwise. step: of a
+    difference quotient, `nan` for other methods. mean_weight: of the importance weights, 1 up to `mean_weight_error`.
+    ess: paths of equal weight that would be worth as much. largest_contribution_share: of one path in the sum of
+    absolute contributions. half_split_ratio: larger over smaller standard error of the two halves of the batches.
+    accepted: 60 batches or more, no path above 5 %, halves within a factor 1.5, mean weight within four standard errors
+    of 1; a number that is not accepted is shown but should not be used. seconds: processor time of all threads.
+    """
+
+    parameters: tuple[str, ...]
+    estimate: Float[np.ndarray, " parameters"]
+    std_error: Float[np.ndarray, " parameters"]
+    ci95: Float[np.ndarray, "parameters 2"]
+    method: str
+    reason: str
+    bias: Float[np.ndarray, " parameters"]
+    bias_source: str
+    step: Float[np.ndarray, " parameters"]
+    batches: int
+    paths: int
+    mean_weight: float
+    mean_weight_error: float
+    ess: float
+    largest_contribution_share: Float[np.ndarray, " parameters"]
+    half_split_ratio: Float[np.ndarray, " parameters"]
+    accepted: Bool[np.ndarray, " parameters"]
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"{self.method}: {self.paths:,} paths in {self.batches} batches"]
+        for i, name in enumerate(self.parameters):
+            mark = "" if self.accepted[i] else "  NOT ACCEPTED"
+            bias = "unknown" if np.isnan(self.bias[i]) else f"{self.bias[i]:.3g}"
+            lines.append(f"  d/d {name} = {self.estimate[i]:.6g} +- {self.std_error[i]:.2g}, bias {bias}{mark}")
+        return "\n".join([*lines, f"  bias: {self.bias_source}"])
+
+
+class Batches(NamedTuple):
+    """Per batch: mean contribution to each parameter and mean weight. Over all paths: what the diagnostics need."""
+
+    means: Float[np.ndarray, "batches parameters"]
+    weights: Float[np.ndarray, " batches"]
+    ess: float
+    largest_share: Float[np.ndarray, " parameters"]
+    paths: int
+    seconds: float
+
+
+Contributions = Callable[[dict[str, np.ndarray]], np.ndarray]
+"""From outcomes over paths to contributions, shape (parameters, paths)."""
+
+
+def run_batches(
+    system: AbstractSystem, contributions: Contributions, *, seed: int, paths: int, batches: int, chunk: int
+) -> Batches:
+    """Simulates batches of equal size and reduces them as they come, so memory does not grow with the paths."""
+    if batches < 2 or paths < batches or paths % batches or paths > PILOT_FIRST:
+        raise InputError(
+            f"paths = {paths}, batches = {batches}: expected two batches or more of equal size, and at most 2^31 paths"
+        )
+    size = paths // batches
+    block = max(1, _TOGETHER // size)
+    start = time.process_time()
+    means, weights, parts = [], [], []
+    for first in range(0, batches, block):
+        some = min(block, batches - first)
+        outcome = simulate(system, paths=some * size, seed=seed, first=first * size, chunk=min(chunk, size))
+        outcome = {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
+        x, weight = contributions(outcome), outcome["weight"]
+        means.append(x.reshape(x.shape[0], some, size).mean(axis=2).T)
+        weights.append(weight.reshape(some, size).mean(axis=1))
+        size_of = np.abs(x)
+        parts.append((size_of.sum(axis=1), size_of.max(axis=1), weight.sum(), np.square(weight).sum()))
+    total, largest, weight, square = (np.stack(column) for column in zip(*parts, strict=True))
+    with np.errstate(invalid="ignore"):
+        share = np.nan_to_num(largest.max(axis=0) / total.sum(axis=0))
+    return Batches(
+        means=np.concatenate(means),
+        weights=np.concatenate(weights),
+        ess=float(weight.sum() ** 2 / square.sum()),
+        largest_share=share,
+        paths=paths,
+        seconds=time.process_time() - start,
+    )
+
+
+def pilot(system: AbstractSystem, *, seed: int, paths: int, chunk: int) -> dict[str, np.ndarray]:
+    """Outcomes of paths that no reported estimate uses, for coefficients that must be independent of it."""
+    outcome = simulate(system, paths=paths, seed=seed, first=PILOT_FIRST, chunk=min(chunk, paths))
+    return {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
+
+
+def _standard_error(values: np.ndarray) -> Any:
+    return values.std(axis=0, ddof=1) / np.sqrt(values.shape[0])
+
+
+def gradient(
+    batches: Batches,
+    parameters: tuple[str, ...],
+    *,
+    method: str,
+    reason: str,
+    bias: Bias,
+    step: np.ndarray | None = None,
+) -> Gradient:
+    """The record of a run: estimate, errors and diagnostics."""
+    means, count = batches.means, batches.means.shape[0]
+    estimate, error = means.mean(axis=0), _standard_error(means)
+    half = count // 2
+    if half > 1:
+        errors = np.sort(np.stack([_standard_error(means[:half]), _standard_error(means[half:])]), axis=0)
+        # Two zeros agree: an estimator without variance is no failure.
+        split = np.divide(errors[1], errors[0], out=np.where(errors[1] > 0.0, np.inf, 1.0), where=errors[0] > 0.0)
+    else:
+        split = np.full(len(parameters), np.nan)
+    weight, weight_error = float(batches.weights.mean()), float(_standard_error(batches.weights))
+    weighted_right = abs(weight - 1.0) <= MEAN_WEIGHT_ERRORS * weight_error + 1e-6
+    accepted = (batches.largest_share < MOST_SHARE) & (split < MOST_SPLIT) & weighted_right
+    reach = float(stats.t.ppf(0.975, count - 1)) * error
+    return Gradient(
+        parameters=parameters,
+        estimate=estimate,
+        std_error=error,
+        ci95=np.stack([estimate - reach, estimate + reach], axis=1),
+        method=method,
+        reason=reason,
+        bias=bias.value,
+        bias_source=bias.source,
+        step=np.full(len(parameters), np.nan) if step is None else step,
+        batches=count,
+        paths=batches.paths,
+        mean_weight=weight,
+        mean_weight_error=weight_error,
+        ess=batches.ess,
+        largest_contribution_share=batches.largest_share,
+        half_split_ratio=split,
+        accepted=accepted & (count >= LEAST_BATCHES),
+        seconds=batches.seconds,
+    )
+
+
+def no_bias(parameters: tuple[str, ...], theorem: str) -> Bias:
+    """Bias zero by a theorem."""
+    return Bias(np.zeros(len(parameters)), theorem)
+
+
+def require(parameters: tuple[str, ...], known: tuple[str, ...], method: str, remedy: str) -> None:
+    """Refuses parameters that a method does not apply to."""
+    wrong = [name for name in parameters if name not in known]
+    if wrong or not parameters:
+        given = ", ".join(map(repr, wrong)) or "no parameter"
+        raise InputError(f"{method} got {given}: expected one of {', '.join(known)}; {remedy}")

@@ -1,0 +1,29 @@
+"""Tuning of decision variables to limits on tail outcomes, and certificates of the result; it knows no finance."""
+
+from .certificate import Certificate as Certificate
+from .certificate import Certification as Certification
+from .certificate import certify as certify
+from .constraints import AbstractConstraint as AbstractConstraint
+from .constraints import Mean as Mean
+from .constraints import Probability as Probability
+from .constraints import Shortfall as Shortfall
+from .frontier import FrontPoint as FrontPoint
+from .frontier import frontier as frontier
+from .lagrangian import AugmentedLagrangian as AugmentedLagrangian
+from .lagrangian import Tuned as Tuned
+from .lagrangian import tune as tune
+from .problem import AbstractSampledModel as AbstractSampledModel
+from .problem import Policy as Policy
+from .problem import Problem as Problem
+from .problem import Stream as Stream
+from .refine import Refined as Refined
+from .refine import TrustRegion as TrustRegion
+from .refine import anneal as anneal
+from .refine import refine as refine
+from .refine import settle as settle
+from .variables import Above as Above
+from .variables import AbstractVariable as AbstractVariable
+from .variables import Rate as Rate
+from .variables import Scale as Scale
+from .variables import Tiers as Tiers
+from .variables import Weights as Weights
