@@ -30,12 +30,21 @@ class HardThresholdGradientError(TypeError):
 
 
 _REMEDIES = (
-    "Differences of simulations with common random numbers (`simulate` at theta + h and theta - h with the same seed) are "
-    "right for any parameter; so are estimators that branch at the boundary or shift the noise so that the events stay. "
+    "Use differences of simulations with common random numbers (`simulate` at theta + h and theta - h with one seed), which "
+    "are right for any parameter, or an estimator of `tailrisk.gradients` (shift, score, measure_valued), which moves the "
+    "events with the noise. "
     '`positions.kind = "SmoothLadder"` without a breaker has no such thresholds. Differentiate with respect to the numbers '
     "of interest alone: a tangent of explicit zeros counts as one. To differentiate at fixed events on purpose, detach what "
     "is compared with `jax.lax.stop_gradient`"
 )
+
+
+def refused(what: str) -> HardThresholdGradientError:
+    """The error for a derivative that arrives where the event `what` is decided."""
+    return HardThresholdGradientError(
+        f"a derivative reaches a comparison that decides an event ({what}); a pathwise derivative would lose what happens "
+        f"when paths cross it. {_REMEDIES}"
+    )
 
 
 def decisive(value: Any, what: str) -> Any:
@@ -56,10 +65,7 @@ def _decisive(what: str, value: Any) -> Any:
 @partial(_decisive.defjvp, symbolic_zeros=True)
 def _decisive_jvp(what: str, primals: Any, tangents: Any) -> Any:
     if live(tangents):
-        raise HardThresholdGradientError(
-            f"a derivative reaches a comparison that decides an event ({what}); a pathwise derivative would lose what "
-            f"happens when paths cross it. {_REMEDIES}"
-        )
+        raise refused(what)
     return primals[0], tangents[0]
 
 

@@ -26,8 +26,6 @@ from .oracle import AbstractOracle
 from .positions.base import AbstractPositions, Limits
 from .waterfall import Closing, Waterfall
 
-_BUILT_IN = "a static margin schedule, which is in `positions` since they were built: differentiate in their numbers"
-
 
 class AbstractClearing(eqx.Module):
     """How the feedback inside one step is resolved."""
@@ -174,8 +172,6 @@ class Cascade(eqx.Module):
 
     def init(self, dtype: Any) -> State:
         """The state before the first step: price p0, nobody closed, the fund full."""
-        if self.margin.is_static:  # the positions have their own copy or thresholds made of it; this one is not asked
-            jax.tree.map(lambda leaf: decisive(leaf, _BUILT_IN), self.margin)
         assets = self.positions.price.shape[0]
         at_start, zero = jnp.zeros(assets, dtype), jnp.zeros((), dtype)
         positions = self.positions.init(dtype)

@@ -15,7 +15,7 @@ DEPTH = impact.ConstantDepth(10.0)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: count_above(jnp.ones((2, 4)), jnp.ones(3)), "'value'"),  # two sides, three values
+        (lambda: count_above(jnp.ones((2, 4)), jnp.ones(3), "a place"), "'value'"),  # two sides, three values
         (lambda: lookup(jnp.ones(4), jnp.ones(())), "'history'"),  # a history has a row per step
         (lambda: impact.Linear(DEPTH, 1.0).curve(jnp.ones((2, 1))), "'net'"),  # one net volume per asset
         (lambda: impact.Linear(DEPTH, 1.0).curve(jnp.ones(2, int)), "'net'"),  # whole numbers
@@ -29,5 +29,5 @@ def test_a_wrong_shape_is_an_error(call, words):
 
 
 def test_right_shapes_pass():
-    assert count_above(jnp.ones((2, 4)), jnp.ones(2)).shape == (2,)
+    assert count_above(jnp.ones((2, 4)), jnp.ones(2), "a place").shape == (2,)
     assert impact.Linear(DEPTH, 1).curve(jnp.ones(2)).shape == (2,)

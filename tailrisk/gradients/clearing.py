@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from .._hard import crosses
 from ..positions.search import DEFICIT, PrefixSums, count_above
 
-EVENT = "the price of a ladder against a liquidation or breaker threshold"
+THRESHOLD = "a liquidation or breaker threshold"
 
 
 def range_minima(thresholds: np.ndarray) -> np.ndarray:
@@ -80,14 +80,14 @@ class SortedClearing(eqx.Module):
         flat = self.lowest.reshape(-1)
         place = start
         for row in reversed(range(rows)):
-            above = crosses(level, flat[row * places + place], EVENT)
+            above = crosses(level, flat[row * places + place], THRESHOLD)
             place = place + jnp.where(above, jnp.int32(2**row), jnp.int32(0))
         return place
 
     def first_beyond(self, room: Float[Array, ""]) -> Int[Array, ""]:
         """The first count of sales whose fall G is larger than `room`; one more than the accounts if there is none."""
         places = self.fall.shape[0]
-        return places - count_above(self.fall[None, ::-1], room[None], EVENT)[0]
+        return places - count_above(self.fall[None, ::-1], room[None], THRESHOLD)[0]
 
     def split(self, start: Int[Array, ""], stop: Int[Array, ""], log_price: Float[Array, ""]) -> tuple[Sold, Sold]:
         """Sums over those of the accounts start <= k < stop that are in deficit at the price, and over the others."""

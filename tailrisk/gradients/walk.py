@@ -10,11 +10,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import cast
-from .._hard import HardThresholdGradientError, crosses
+from .._hard import crosses, refused
 from .._rare import rare
 from .._streams import Draws, Noise
 from ..simulate import AbstractSystem
-from .clearing import EVENT, SortedClearing
+from .clearing import THRESHOLD, SortedClearing
 from .functionals import AbstractFunctional, BadDebt
 from .ladder import Ladder, WalkLaw, sorted_accounts
 
@@ -100,10 +100,7 @@ class LadderWalk(AbstractSystem):
         `InputError` if one is out of bounds.
         """
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(ladder)):
-            raise HardThresholdGradientError(
-                "a derivative reached the thresholds of a ladder, and would miss that accounts are sold earlier or later; use "
-                "an estimator of tailrisk.gradients (shift, score, measure_valued, differences) or its oracle"
-            )
+            raise refused("the thresholds of a ladder")
         ladder.checked()
         dtype = np.dtype(jnp.result_type(float) if dtype is None else dtype)
         debt, entry, quantity = sorted_accounts(ladder)
@@ -196,9 +193,9 @@ class LadderWalk(AbstractSystem):
         halted = state.halt > 0
         state = state._replace(level=level, halt=jnp.maximum(state.halt - 1, 0))
         clearing = self.clearing
-        needed = crosses(level, clearing.thresholds[state.sold], EVENT)
+        needed = crosses(level, clearing.thresholds[state.sold], THRESHOLD)
         if self.window:
-            needed = needed | crosses(self._room(state), clearing.fall[state.sold], EVENT)
+            needed = needed | crosses(self._room(state), clearing.fall[state.sold], THRESHOLD)
         if side is None:
             state = rare(needed & ~halted, lambda walk, old: walk._clear(old, None), self, state)
         else:
