@@ -79,7 +79,9 @@ def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -
     return jax.vmap(one)(paths)
 
 
-def resume(system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any) -> dict[str, Float[Array, " lanes"]]:
+def resume(
+    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any
+) -> dict[str, Float[Array, " lanes"]]:
     """Outcomes of paths that go on from given states with their own noise of the steps `since` and later, to be traced.
 
     No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.

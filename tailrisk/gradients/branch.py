@@ -29,9 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .. import _streams
 from .._fields import InputError
-from .._streams import Noise
 from ..simulate import LANES, batch, entry_point, resume
-from .companion import AbstractCompanion
 from .functionals import AbstractFunctional
 from .ladder import Ladder
 from .proposal import Proposal, Recorded
@@ -41,33 +39,6 @@ from .walk import LadderWalk, Side, WalkState
 PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 _AT_FIXED_EVENTS = ("initial_shift", "impact")
-
-
-class PairState(NamedTuple):
-    """Paths that have just met a threshold from below and from above."""
-
-    below: WalkState
-    above: WalkState
-
-
-class Pair(AbstractCompanion):
-    """Two walks on the same noise, from different states."""
-
-    walk: LadderWalk
-
-    def init(self) -> PairState:
-        """Both at the start, where they are equal."""
-        state = self.walk.init()
-        return PairState(state, state)
-
-    def step(self, state: PairState, noise: Noise) -> tuple[PairState, None]:
-        """The same step of both."""
-        return PairState(*(self.walk.step(walk, noise)[0] for walk in state)), None
-
-    def outcome(self, state: PairState) -> dict[str, Float[Array, ""]]:
-        """The weight, and the value of the lower walk over that of the upper one."""
-        below, above = (self.walk.outcome(walk) for walk in state)
-        return {"weight": below["weight"], "gap": below["value"] - above["value"]}
 
 
 class Draw(NamedTuple):
@@ -90,8 +61,8 @@ def _fork(
     breaker: Bool[Array, ""],
     state: WalkState,
     uniform: Float[Array, ""],
-) -> tuple[PairState, Float[Array, " parameters"]]:
-    """A threshold of the next step, the states on both sides of it, and what their difference is multiplied by."""
+) -> tuple[WalkState, Float[Array, " parameters"]]:
+    """A threshold of the next step, the states just below and just above it, and what their difference is multiplied by."""
     found = walk.thresholds(state)
     level, real, stake = (
         jnp.concatenate(both)
@@ -104,10 +75,10 @@ def _fork(
     sums = jnp.cumsum(jnp.where(real, walk.density(level - state.level) * stake, 0.0))
     drawn = jnp.argmax(sums >= uniform * sums[-1]).astype(jnp.int32)
     place = drawn - jnp.where(breaker, jnp.int32(walk.accounts), jnp.int32(0))
-    sides = (walk.advance(state, level[drawn], Side(breaker, place, jnp.asarray(low))) for low in (True, False))
+    pair = jax.vmap(lambda low: walk.advance(state, level[drawn], Side(breaker, place, low)))(jnp.array([True, False]))
     velocities = walk.velocities(state)
     velocity = jnp.stack([jnp.concatenate(velocities[name])[drawn] for name in parameters])
-    return PairState(*sides), velocity * sums[-1] / stake[drawn]
+    return pair, velocity * sums[-1] / stake[drawn]
 
 
 @entry_point
@@ -129,9 +100,12 @@ def _branches(
         return _fork(walk, proposal, parameters, breaker, state, uniform)
 
     pairs, factor = jax.vmap(fork)(before, draw.branch)
-    end = resume(Pair(walk), keys, draw.path, pairs, draw.step + 1)
+    ends = jax.tree.map(lambda leaf: leaf.reshape(2 * leaf.shape[0], *leaf.shape[2:]), pairs)
+    end = resume(walk, keys, jnp.repeat(draw.path, 2), ends, jnp.repeat(draw.step + 1, 2))
+    value, weight = end["value"].reshape(-1, 2), end["weight"][::2]
+    gap = weight * (value[:, 0] - value[:, 1])
     # Where no threshold is in reach of the step there was nothing to draw.
-    worth = jnp.where(factor == 0.0, 0.0, factor * (end["weight"] * end["gap"])[:, None])
+    worth = jnp.where(factor == 0.0, 0.0, factor * gap[:, None])
     return (worth * draw.scale[:, None]).T
 
 
@@ -194,9 +168,7 @@ def contributions(
         yield x, weight
 
 
-def run(
-    walk: LadderWalk, parameters: tuple[str, ...], *, seed: int, paths: int, batches: int, chunk: int
-) -> Batches:
+def run(walk: LadderWalk, parameters: tuple[str, ...], *, seed: int, paths: int, batches: int, chunk: int) -> Batches:
     """Pools of equal size, one a batch."""
     size = batch_size(paths, batches)
     return reduce_batches(contributions(walk, parameters, seed=seed, paths=paths, size=size, chunk=chunk), size)
@@ -220,7 +192,9 @@ def estimate(
 
     **Raises:** `InputError` for other parameters, and for the band where there is no breaker.
     """
-    require(parameters, PARAMETERS, "boundary branching", "other parameters move no threshold: use score or differences")
+    require(
+        parameters, PARAMETERS, "boundary branching", "other parameters move no threshold: use score or differences"
+    )
     if "band" in parameters and not ladder.has_breaker:
         raise InputError("band = inf: there is no breaker whose band could move; set a finite band")
     walk = LadderWalk.build(ladder, functional, dtype)

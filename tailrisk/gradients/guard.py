@@ -13,7 +13,7 @@ class HardThresholdGradientError(TypeError):
 
 _REMEDY = (
     "automatic differentiation would miss that accounts are sold earlier or later; use an estimator of tailrisk.gradients "
-    "(shift, score, measure_valued, differences) or its oracle"
+    "(shift, score, measure_valued, branch, differences) or its oracle"
 )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -136,7 +136,7 @@ def pilot(system: AbstractSystem, *, seed: int, paths: int, chunk: int) -> dict[
     return {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
 
 
-def _standard_error(values: np.ndarray) -> np.ndarray:
+def _standard_error(values: np.ndarray) -> Any:
     return values.std(axis=0, ddof=1) / np.sqrt(values.shape[0])
 
 
@@ -183,6 +183,12 @@ def gradient(
         accepted=accepted & (count >= LEAST_BATCHES),
         seconds=batches.seconds,
     )
+
+
+def of_one(found: Gradient, i: int) -> Gradient:
+    """The record of parameter number i alone."""
+    arrays = {name: value[i : i + 1] for name, value in vars(found).items() if isinstance(value, np.ndarray)}
+    return dataclasses.replace(found, parameters=found.parameters[i : i + 1], **arrays)
 
 
 def no_bias(parameters: tuple[str, ...], theorem: str) -> Bias:
