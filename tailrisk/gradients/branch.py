@@ -57,11 +57,10 @@ _forward = entry_point(lambda system, keys, paths: batch(system, keys, paths, re
 def _fork(
     walk: LadderWalk,
     proposal: Proposal,
-    parameters: tuple[str, ...],
     breaker: Bool[Array, ""],
     state: WalkState,
     uniform: Float[Array, ""],
-) -> tuple[WalkState, Float[Array, " parameters"]]:
+) -> tuple[WalkState, Float[Array, "4"]]:
     """A threshold of the next step, the states just below and just above it, and what their difference is multiplied by."""
     found = walk.thresholds(state)
     level, real, stake = (
@@ -77,7 +76,7 @@ def _fork(
     place = drawn - jnp.where(breaker, jnp.int32(walk.accounts), jnp.int32(0))
     pair = jax.vmap(lambda low: walk.advance(state, level[drawn], Side(breaker, place, low)))(jnp.array([True, False]))
     velocities = walk.velocities(state)
-    velocity = jnp.stack([jnp.concatenate(velocities[name])[drawn] for name in parameters])
+    velocity = jnp.stack([jnp.concatenate(velocities[name])[drawn] for name in PARAMETERS])
     return pair, velocity * sums[-1] / stake[drawn]
 
 
@@ -85,19 +84,18 @@ def _fork(
 def _branches(
     walk: LadderWalk,
     proposal: Proposal,
-    parameters: tuple[str, ...],
     breaker: Any,
     states: WalkState,
     keys: Any,
     draw_key: Any,
     draw: Draw,
-) -> Float[Array, "parameters branches"]:
-    """Contributions of drawn branches; `states` are those before every step of every path of the pool."""
+) -> Float[Array, "4 branches"]:
+    """Contributions of drawn branches to all `PARAMETERS`; `states` are those before every step of every path of the pool."""
     before = jax.tree.map(lambda leaf: leaf[draw.row, draw.step], states)
 
     def fork(state: WalkState, branch: Any) -> Any:
         uniform = _streams.uniforms(draw_key, branch, jnp.uint32(0), 1, walk.dtype)[0]
-        return _fork(walk, proposal, parameters, breaker, state, uniform)
+        return _fork(walk, proposal, breaker, state, uniform)
 
     pairs, factor = jax.vmap(fork)(before, draw.branch)
     ends = jax.tree.map(lambda leaf: leaf.reshape(2 * leaf.shape[0], *leaf.shape[2:]), pairs)
@@ -140,6 +138,7 @@ def contributions(
         _streams.stream_key(seed, f"branch/{name}") for name in ("selection", "margin", "breaker")
     )
     lanes = LANES * -(-min(chunk, size) // LANES)
+    wanted = [PARAMETERS.index(name) for name in parameters]
     for first in range(0, paths, size):
         pool = np.arange(first, first + size, dtype=np.uint32)
         outcome, (states, masses) = _forward(Recorded(walk, proposal), keys, np.resize(pool, -(-size // LANES) * LANES))
@@ -162,9 +161,9 @@ def contributions(
                     scale[part].astype(walk.dtype),
                 )
                 breaker = np.asarray(family == 1)
-                got = _branches(walk, proposal, parameters, breaker, states, keys, draw_keys[family], draw)
+                got = _branches(walk, proposal, breaker, states, keys, draw_keys[family], draw)
                 stop = min(start + lanes, size)
-                x[:, start:stop] += np.asarray(got, np.float64)[:, : stop - start]
+                x[:, start:stop] += np.asarray(got, np.float64)[wanted, : stop - start]
         yield x, weight
 
 
