@@ -89,7 +89,9 @@ CONTROLS = {
 @pytest.fixture(scope="module")
 def wrong():
     return {
-        name: controls.estimate(LADDER, NAMES, kind=kind, temperature=temperature, paths=64 * 512, chunk=512, seed=2)
+        name: controls.estimate(
+            LADDER, NAMES, kind=kind, temperature=temperature, rounds=12, paths=64 * 512, chunk=512, seed=2
+        )
         for name, (kind, temperature, _) in CONTROLS.items()
     }
 

@@ -8,15 +8,15 @@ import pytest
 from closed_forms import one_account, small, two_accounts, two_accounts_apart, two_steps_with_breaker
 
 from tailrisk._fields import InputError
-from tailrisk.gradients import Ladder, LadderWalk, WalkLaw, branch, differences, oracle, reference_book
+from tailrisk.gradients import Ladder, LadderWalk, WalkLaw, branch, differences, importance, oracle, reference_book
 from tailrisk.gradients import record as records
 from tailrisk.gradients.proposal import Proposal
 from tailrisk.simulate import outcomes
 
 LAW = WalkLaw(deviation=0.015, jump_probability=0.002, sampling_probability=0.02)
 LADDER = Ladder(reference_book(12, 3), LAW, steps=6)
-RUN = {"paths": 64 * 1024, "batches": 64, "chunk": 256}
-SMALL = {"paths": 64 * 256, "batches": 64, "chunk": 256}
+RUN = {"paths": 64 * 1024, "batches": 64, "pilot_paths": 8 * 1024}
+SMALL = {"paths": 64 * 256, "batches": 64, "pilot_paths": 2 * 256, "chunk": 256}
 NAMES = ("maintenance", "initial_shift", "impact")
 TRUTH = {"maintenance": -9.107287e-3, "initial_shift": -5.130104e-3, "impact": 3.883571e-3}  # quadrature, see below
 
@@ -73,12 +73,15 @@ def test_all_thresholds_against_quadrature():
         close(result, TRUTH[name], relative, i)
     assert result.accepted.all()
     assert abs(result.mean_weight - 1.0) < 4.0 * result.mean_weight_error
+    plain = branch.estimate(LADDER, ("maintenance",), **(RUN | {"pilot_paths": 0}), seed=3)
+    close(plain, TRUTH["maintenance"], 0.04)
+    assert plain.estimate[0] != result.estimate[0]  # what is learned moves the choice, and not the mean
 
 
 def test_selection_gives_every_step_its_share():
-    """The expected number of branches times their scale is one over the pool, whatever the masses, zeros included."""
-    mass = np.random.default_rng(0).exponential(1.0, (16, 5)) ** 3
-    mass[3], mass[:, 2] = 0.0, 0.0
+    """The expected number of branches times their scale is one over the pool, whatever the masses."""
+    mass = 0.05 + np.random.default_rng(0).exponential(1.0, (16, 5))
+    mass[3], mass[:, 2] = 0.05, 0.05
     total, scales, repeats = np.zeros((5, 16)), np.zeros((5, 16)), 20_000
     for uniform in (np.arange(repeats) + 0.5) / repeats:
         step, row, scale = branch.select(mass, uniform)
@@ -88,6 +91,26 @@ def test_selection_gives_every_step_its_share():
     assert (scales > 0.0).all()
     assert (np.abs(total - 1.0) <= 2.0 * scales / repeats).all()  # offsets lie on a grid: one too many or too few
     assert (np.abs(total - 1.0) < 5e-3).mean() > 0.5
+
+
+def test_steps_to_the_next_jump():
+    jump = np.array([[0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]], bool)
+    wanted = [[1, 3, 2, 1, np.inf, np.inf], [np.inf] * 6]
+    np.testing.assert_array_equal(importance.next_jump(jump), wanted)
+
+
+def test_factors_follow_what_branches_were_worth():
+    """Root mean squares where there are many branches; the floor, not zero, where they were worth nothing."""
+    start = importance.flat(np.array([-0.2, -0.1]))
+    cell = np.repeat([0, 40, 100], 10_000)
+    worth = np.random.default_rng(0).normal(0.0, 1.0, cell.size) * np.repeat([4.0, 1.0, 0.0], 10_000)
+    factor = importance.learn(start, cell, worth).factor
+    assert factor[0] == factor.max() == 1.0
+    assert factor[40] == pytest.approx(0.25, rel=0.05)
+    assert 0.0 < factor[100] < 0.15
+    assert factor.min() > 0.0
+    nothing = importance.learn(start, cell, np.zeros(cell.size)).factor
+    np.testing.assert_array_equal(nothing, start.factor)
 
 
 def test_no_mass_no_branches():

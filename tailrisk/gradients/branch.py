@@ -25,30 +25,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .. import _streams
 from .._fields import InputError
 from ..simulate import LANES, batch, entry_point, resume
+from . import importance
 from .functionals import AbstractFunctional
 from .ladder import Ladder
-from .proposal import Proposal, Recorded
-from .record import Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
+from .proposal import Proposal, Recorded, Shown
+from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
 from .walk import LadderWalk, Side, WalkState
 
 PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
-_AT_FIXED_EVENTS = ("initial_shift", "impact")
 
 
 class Draw(NamedTuple):
-    """Branches: step, place of the path in the pool, number of the path, number of the branch, Omega / (pool omega)."""
+    """Branches: step, place of the path in the pool, number of the path, number of the branch."""
 
-    step: Int[np.ndarray, " branches"]
+    step: UInt32[np.ndarray, " branches"]
     row: Int[np.ndarray, " branches"]
-    path: Int[np.ndarray, " branches"]
-    branch: Int[np.ndarray, " branches"]
-    scale: Float[np.ndarray, " branches"]
+    path: UInt32[np.ndarray, " branches"]
+    branch: UInt32[np.ndarray, " branches"]
 
 
 _forward = entry_point(lambda system, keys, paths: batch(system, keys, paths, record=True))
@@ -60,24 +59,27 @@ def _fork(
     breaker: Bool[Array, ""],
     state: WalkState,
     uniform: Float[Array, ""],
-) -> tuple[WalkState, Float[Array, "4"]]:
-    """A threshold of the next step, the states just below and just above it, and what their difference is multiplied by."""
+) -> tuple[WalkState, Float[Array, "5"]]:
+    """A threshold of the next step, the states just below and just above it, and what their difference is multiplied by.
+
+    By the derivatives of the threshold in all `PARAMETERS`, and once by 1.
+    """
+    kinds = 2 if walk.window else 1
+
+    def listed(both: tuple[Array, Array]) -> Array:
+        return jnp.concatenate(both[:kinds])
+
     found = walk.thresholds(state)
-    level, real, stake = (
-        jnp.concatenate(both)
-        for both in (
-            (found.margin, found.breaker),
-            (found.margin_real & ~breaker, found.breaker_real & breaker),
-            proposal.stakes(found),
-        )
-    )
+    level = listed((found.margin, found.breaker))
+    real = listed((found.margin_real & ~breaker, found.breaker_real & breaker))
+    stake = listed(proposal.stakes(found))
     sums = jnp.cumsum(jnp.where(real, walk.density(level - state.level) * stake, 0.0))
     drawn = jnp.argmax(sums >= uniform * sums[-1]).astype(jnp.int32)
     place = drawn - jnp.where(breaker, jnp.int32(walk.accounts), jnp.int32(0))
     pair = jax.vmap(lambda low: walk.advance(state, level[drawn], Side(breaker, place, low)))(jnp.array([True, False]))
     velocities = walk.velocities(state)
-    velocity = jnp.stack([jnp.concatenate(velocities[name])[drawn] for name in PARAMETERS])
-    return pair, velocity * sums[-1] / stake[drawn]
+    velocity = [listed(velocities[name])[drawn] for name in PARAMETERS]
+    return pair, jnp.stack([*velocity, jnp.ones_like(sums[-1])]) * sums[-1] / stake[drawn]
 
 
 @entry_point
@@ -89,8 +91,8 @@ def _branches(
     keys: Any,
     draw_key: Any,
     draw: Draw,
-) -> Float[Array, "4 branches"]:
-    """Contributions of drawn branches to all `PARAMETERS`; `states` are those before every step of every path of the pool."""
+) -> Float[Array, "5 branches"]:
+    """What drawn branches are worth to all `PARAMETERS`, and as such; `states` are those before every step of the pool."""
     before = jax.tree.map(lambda leaf: leaf[draw.row, draw.step], states)
 
     def fork(state: WalkState, branch: Any) -> Any:
@@ -103,74 +105,110 @@ def _branches(
     value, weight = end["value"].reshape(-1, 2), end["weight"][::2]
     gap = weight * (value[:, 0] - value[:, 1])
     # Where no threshold is in reach of the step there was nothing to draw.
-    worth = jnp.where(factor == 0.0, 0.0, factor * gap[:, None])
-    return (worth * draw.scale[:, None]).T
+    return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
 
 
-def select(mass: Float[np.ndarray, "paths steps"], uniform: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As many (step, row, Omega / (pool omega)) as paths, ordered by step: systematic resampling of the masses."""
-    omega = mass.T.astype(np.float64).reshape(-1)
-    omega = omega + _FLOOR * omega.mean()
-    sums, pool = np.cumsum(omega), mass.shape[0]
+def select(omega: Float[np.ndarray, "paths steps"], uniform: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As many (step, row, Omega / (pool omega)) as paths, ordered by step: systematic resampling."""
+    pool, mass = omega.shape[0], omega.T.reshape(-1)
+    sums = np.cumsum(mass)
     if sums[-1] == 0.0:
         nothing = np.zeros(pool, np.int64)
         return nothing, nothing, np.zeros(pool)
     drawn = np.searchsorted(sums, (np.arange(pool) + uniform) / pool * sums[-1])
-    drawn = np.minimum(drawn, omega.size - 1)
+    drawn = np.minimum(drawn, mass.size - 1)
     step, row = np.divmod(drawn, pool)
-    return step, row, sums[-1] / (pool * omega[drawn])
+    return step, row, sums[-1] / (pool * mass[drawn])
+
+
+class Branching:
+    """Pools of `size` paths of a walk, and the branches at the thresholds of accounts (family 0) and of the breaker (1)."""
+
+    def __init__(self, walk: LadderWalk, *, seed: int, size: int, chunk: int):
+        self.walk, self.size, self.lanes = walk, size, LANES * -(-min(chunk, size) // LANES)
+        self.recorded = Recorded(walk, Proposal.build(walk))
+        self.keys = _streams.noise_keys(seed, "market")
+        names = ("selection", "margin", "breaker")
+        self.select_key, *self.draw_keys = (_streams.stream_key(seed, f"branch/{name}") for name in names)
+        thresholds = np.asarray(walk.clearing.thresholds, np.float64)[:-1]
+        self.importance = importance.flat(thresholds)
+
+    def pool(self, first: int) -> tuple[dict[str, np.ndarray], Shown]:
+        """Outcomes of the paths from number `first` on, and what each of their steps showed."""
+        numbers = np.arange(first, first + self.size, dtype=np.uint32)
+        outcome, shown = _forward(self.recorded, self.keys, np.resize(numbers, -(-self.size // LANES) * LANES))
+        return {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}, shown
+
+    def branches(self, first: int, shown: Shown, family: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Per branch: what it is worth (a row per parameter, and as such), scale, cell, mass."""
+        mass = np.asarray(shown.masses, np.float64)[: self.size, :, family]
+        mass = mass + _FLOOR * mass.mean()
+        lag = importance.next_jump(np.asarray(shown.jump)[: self.size])
+        level = np.asarray(shown.state.level, np.float64)[: self.size]
+        cell = importance.cells(self.importance, lag, mass, level)
+        # What is at stake at a trip point depends on more than the cells tell: factors made the band's error larger.
+        omega = mass if family else mass * self.importance.factor[cell]
+        uniform = float(_streams.uniforms(self.select_key, first, family, 1, self.walk.dtype)[0])
+        step, row, scale = select(omega, uniform)
+        parts = []
+        for start in range(0, self.size, self.lanes):
+            at = np.minimum(np.arange(start, start + self.lanes), self.size - 1)
+            numbers = (step[at], first + row[at], first + at)
+            steps, paths, branches = (x.astype(np.uint32) for x in numbers)
+            draw = Draw(steps, row[at].astype(np.int32), paths, branches)
+            breaker, key = np.asarray(family == 1), self.draw_keys[family]
+            proposal = self.recorded.proposal
+            parts.append(_branches(self.walk, proposal, breaker, shown.state, self.keys, key, draw))
+        worth = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)[:, : self.size]
+        return worth, scale, cell[row, step], mass[row, step]
+
+    def learn(self, paths: int) -> None:
+        """Factors for the margin thresholds from pools of at least `paths` paths that are not reported."""
+        cells, worths = [], []
+        for first in range(PILOT_FIRST, PILOT_FIRST + paths, self.size):
+            worth, _, cell, mass = self.branches(first, self.pool(first)[1], 0)
+            cells.append(cell)
+            worths.append(worth[-1] / np.where(mass > 0.0, mass, 1.0))
+        if cells:
+            self.importance = importance.learn(self.importance, np.concatenate(cells), np.concatenate(worths))
 
 
 def _families(parameters: tuple[str, ...], walk: LadderWalk) -> list[int]:
-    """Thresholds that the parameters move: 0 of accounts, 1 of the breaker."""
+    """Families of thresholds that the parameters move."""
     margin = any(name != "band" for name in parameters)
     breaker = bool(walk.window) and any(name in ("band", "impact") for name in parameters)
     return [family for family, wanted in enumerate((margin, breaker)) if wanted]
 
 
-def contributions(
-    walk: LadderWalk, parameters: tuple[str, ...], *, seed: int, paths: int, size: int, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Per pool of `size` paths: contributions (parameters, paths) and weights, one branch to a path and family."""
-    proposal = Proposal.build(walk)
-    keys = _streams.noise_keys(seed, "market")
-    select_key, *draw_keys = (
-        _streams.stream_key(seed, f"branch/{name}") for name in ("selection", "margin", "breaker")
-    )
-    lanes = LANES * -(-min(chunk, size) // LANES)
-    wanted = [PARAMETERS.index(name) for name in parameters]
-    for first in range(0, paths, size):
-        pool = np.arange(first, first + size, dtype=np.uint32)
-        outcome, (states, masses) = _forward(Recorded(walk, proposal), keys, np.resize(pool, -(-size // LANES) * LANES))
-        masses = np.asarray(masses)[:size]
-        weight = np.asarray(outcome["weight"], np.float64)[:size]
-        x = np.zeros((len(parameters), size))
-        for i, name in enumerate(parameters):
-            if name in _AT_FIXED_EVENTS:
-                x[i] = weight * np.asarray(outcome[f"value_{name}"], np.float64)[:size]
-        for family in _families(parameters, walk):
-            uniform = float(_streams.uniforms(select_key, first, family, 1, walk.dtype)[0])
-            step, row, scale = select(masses[:, :, family], uniform)
-            for start in range(0, size, lanes):
-                part = np.minimum(np.arange(start, start + lanes), size - 1)
-                draw = Draw(
-                    step[part].astype(np.uint32),
-                    row[part].astype(np.int32),
-                    pool[row[part]],
-                    pool[part],
-                    scale[part].astype(walk.dtype),
-                )
-                breaker = np.asarray(family == 1)
-                got = _branches(walk, proposal, breaker, states, keys, draw_keys[family], draw)
-                stop = min(start + lanes, size)
-                x[:, start:stop] += np.asarray(got, np.float64)[wanted, : stop - start]
-        yield x, weight
-
-
-def run(walk: LadderWalk, parameters: tuple[str, ...], *, seed: int, paths: int, batches: int, chunk: int) -> Batches:
-    """Pools of equal size, one a batch."""
+def run(
+    walk: LadderWalk,
+    parameters: tuple[str, ...],
+    *,
+    seed: int,
+    paths: int,
+    batches: int,
+    pilot_paths: int,
+    chunk: int,
+) -> Batches:
+    """Pools of equal size, one a batch, with one branch to a path and family."""
     size = batch_size(paths, batches)
-    return reduce_batches(contributions(walk, parameters, seed=seed, paths=paths, size=size, chunk=chunk), size)
+    families = _families(parameters, walk)
+    branching = Branching(walk, seed=seed, size=size, chunk=chunk)
+    wanted = [PARAMETERS.index(name) for name in parameters]
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if 0 in families:
+            branching.learn(pilot_paths)
+        for first in range(0, paths, size):
+            outcome, shown = branching.pool(first)
+            still = np.zeros(size)
+            x = np.stack([outcome["weight"] * outcome.get(f"value_{name}", still) for name in parameters])
+            for family in families:
+                worth, scale, _, _ = branching.branches(first, shown, family)
+                x += worth[wanted] * scale
+            yield x, outcome["weight"]
+
+    return reduce_batches(blocks(), size)
 
 
 def estimate(
@@ -181,13 +219,15 @@ def estimate(
     paths: int = 64 * 16_384,
     batches: int = 64,
     functional: AbstractFunctional | None = None,
+    pilot_paths: int = 65_536,
     chunk: int = 1_024,
     dtype: Any = None,
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.
 
-    A batch is one pool, and all its states are held: about 1 kB for every path and ten steps. `chunk`: branches that run
-    together, from the earliest of their steps on.
+    A batch is one pool, and all its states are held: about 1 kB for every path and five steps. `chunk`: branches that run
+    together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
+    the choice of steps for margin thresholds is learned; with 0 it goes by their masses alone.
 
     **Raises:** `InputError` for other parameters, and for the band where there is no breaker.
     """
@@ -198,7 +238,7 @@ def estimate(
         raise InputError("band = inf: there is no breaker whose band could move; set a finite band")
     walk = LadderWalk.build(ladder, functional, dtype)
     return gradient(
-        run(walk, tuple(parameters), seed=seed, paths=paths, batches=batches, chunk=chunk),
+        run(walk, tuple(parameters), seed=seed, paths=paths, batches=batches, pilot_paths=pilot_paths, chunk=chunk),
         tuple(parameters),
         method="boundary branching",
         reason="parameters that move thresholds, each in its own way",

@@ -5,11 +5,14 @@ about what then falls at once. Their sum over k >= n is read from a table in u a
 c_r = floor + G_r, r = n, ..., r*, the last of which parts a trip from none, so it counts for as much as the others together.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from .._streams import Noise
 from .companion import AbstractCompanion
 from .walk import Candidates, LadderWalk, WalkState
 
@@ -74,8 +77,16 @@ class Proposal(eqx.Module):
         return self.at_stake, 1.0 + jnp.where(parting, count, 0.0)
 
 
+class Shown(NamedTuple):
+    """The state before a step, the masses of the step, and whether the path jumps in it."""
+
+    state: WalkState
+    masses: Float[Array, " families"]
+    jump: Bool[Array, ""]
+
+
 class Recorded(AbstractCompanion):
-    """A walk that shows the state before each step and the masses of that step."""
+    """A walk that shows what the choice of branches needs."""
 
     walk: LadderWalk
     proposal: Proposal
@@ -84,10 +95,11 @@ class Recorded(AbstractCompanion):
         """The walk's start."""
         return self.walk.init()
 
-    def step(self, state, noise):
+    def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, Shown]:
         """The walk's step."""
-        return self.walk.step(state, noise)[0], (state, self.proposal.masses(self.walk, state))
+        masses = self.proposal.masses(self.walk, state)
+        return self.walk.step(state, noise)[0], Shown(state, masses, self.walk.increment(noise).jump)
 
-    def outcome(self, state):
+    def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
         """The walk's outcome."""
         return self.walk.outcome(state)
