@@ -79,6 +79,24 @@ def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -
     return jax.vmap(one)(paths)
 
 
+def resume(
+    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any
+) -> dict[str, Float[Array, " lanes"]]:
+    """Outcomes of paths that go on from given states with their own noise of the steps `since` and later, to be traced.
+
+    No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
+    """
+
+    def advance(step: Any, states: PyTree) -> PyTree:
+        def one(path: Any, state: PyTree, since: Any) -> PyTree:
+            new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
+            return jax.tree.map(lambda old, now: jnp.where(step >= since, now, old), state, new)
+
+        return jax.vmap(one)(paths, states, since)
+
+    return jax.vmap(system.outcome)(jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, states))
+
+
 _chunk = entry_point(batch)
 
 

@@ -44,6 +44,18 @@ def two_accounts(q, debt, m, sigma, impact):
     }
 
 
+def two_accounts_apart(q, debt, m, sigma, impact):
+    """Derivative in maintenance where the first sale leaves the second account alone: each threshold adds its own jump."""
+    breach, fall = np.log(np.asarray(debt) / (1.0 - m)), impact * np.cumsum(q)
+    levels = breach + np.append(0.0, fall[:1])
+
+    def loss(level, sold):
+        return sum(q[i] * max(debt[i] - np.exp(level - fall[sold - 1]), 0.0) for i in range(sold))
+
+    jumps = [loss(level, k + 1) - loss(level, k) for k, level in enumerate(levels)]
+    return np.dot(jumps, norm.pdf(levels, 0.0, sigma)) / (1.0 - m)
+
+
 def two_steps_with_breaker(q, debt, m, sigma, impact, band):
     """One account, two steps, a breaker that never lets go: value, and derivatives in maintenance and band."""
     k = impact * q

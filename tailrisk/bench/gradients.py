@@ -16,7 +16,18 @@ import click
 import jax
 import numpy as np
 
-from ..gradients import Gradient, Ladder, LadderWalk, differences, measure_valued, oracle, reference_book, score, shift
+from ..gradients import (
+    Gradient,
+    Ladder,
+    LadderWalk,
+    branch,
+    differences,
+    measure_valued,
+    oracle,
+    reference_book,
+    score,
+    shift,
+)
 from ..simulate import simulate
 from .timing import machine
 
@@ -37,6 +48,7 @@ def methods() -> dict[str, Method]:
         "absorbed shift": shift.estimate,
         "push-out score": score.estimate,
         "measure-valued": measure_valued.estimate,
+        "boundary branching": branch.estimate,
     }
 
 

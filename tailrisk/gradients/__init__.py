@@ -1,11 +1,14 @@
 """Gradients of expected losses through hard liquidation thresholds, each with a method, an error and a statement of bias."""
 
 from .._hard import HardThresholdGradientError as HardThresholdGradientError
+from . import branch as branch
+from . import controls as controls
 from . import differences as differences
 from . import measure_valued as measure_valued
 from . import oracle as oracle
 from . import score as score
 from . import shift as shift
+from .auto import estimate as estimate
 from .functionals import AbstractFunctional as AbstractFunctional
 from .functionals import BadDebt as BadDebt
 from .functionals import TailExcess as TailExcess

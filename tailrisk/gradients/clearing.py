@@ -89,6 +89,21 @@ class SortedClearing(eqx.Module):
         places = self.fall.shape[0]
         return places - count_above(self.fall[None, ::-1], room[None], THRESHOLD)[0]
 
+    def last_before_stop(self, start: Int[Array, ""], floor: Float[Array, ""]) -> Int[Array, ""]:
+        """The largest count r >= start that is sold where the fall G_r alone takes the price down to `floor`.
+
+        Below the level floor + G_r of this r, and of no larger one, a breaker stops sales.
+        """
+        rows, places = self.lowest.shape
+        flat = self.lowest.reshape(-1)
+        place, least = start, jnp.full_like(floor, jnp.inf)
+        for row in reversed(range(rows)):
+            passed = jnp.minimum(least, flat[row * places + place])
+            ahead = jnp.minimum(place + 2**row, places - 1)
+            sold = crosses(floor + self.fall[ahead], passed, THRESHOLD)
+            place, least = jnp.where(sold, ahead, place), jnp.where(sold, passed, least)
+        return place
+
     def split(self, start: Int[Array, ""], stop: Int[Array, ""], log_price: Float[Array, ""]) -> tuple[Sold, Sold]:
         """Sums over those of the accounts start <= k < stop that are in deficit at the price, and over the others."""
         bankrupt = jnp.clip(count_above(self.log_debt[None, :], log_price[None], DEFICIT)[0], start, stop)

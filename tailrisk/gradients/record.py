@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,25 +82,39 @@ Contributions = Callable[[dict[str, np.ndarray]], np.ndarray]
 """From outcomes over paths to contributions, shape (parameters, paths)."""
 
 
-def run_batches(
-    system: AbstractSystem, contributions: Contributions, *, seed: int, paths: int, batches: int, chunk: int
-) -> Batches:
-    """Simulates batches of equal size and reduces them as they come, so memory does not grow with the paths."""
+def batch_size(paths: int, batches: int) -> int:
+    """Paths of one batch; refuses batches of unequal size."""
     if batches < 2 or paths < batches or paths % batches or paths > PILOT_FIRST:
         raise InputError(
             f"paths = {paths}, batches = {batches}: expected two batches or more of equal size, and at most 2^31 paths"
         )
-    size = paths // batches
-    block = max(1, _TOGETHER // size)
+    return paths // batches
+
+
+def run_batches(
+    system: AbstractSystem, contributions: Contributions, *, seed: int, paths: int, batches: int, chunk: int
+) -> Batches:
+    """Simulates batches of equal size and reduces them as they come, so memory does not grow with the paths."""
+    size = batch_size(paths, batches)
+    block = max(1, _TOGETHER // size) * size
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first in range(0, paths, block):
+            some = min(block, paths - first)
+            outcome = simulate(system, paths=some, seed=seed, first=first, chunk=min(chunk, size))
+            outcome = {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
+            yield contributions(outcome), outcome["weight"]
+
+    return reduce_batches(blocks(), size)
+
+
+def reduce_batches(blocks: Iterable[tuple[np.ndarray, np.ndarray]], size: int) -> Batches:
+    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and weights (paths)."""
     start = time.process_time()
     means, weights, parts = [], [], []
-    for first in range(0, batches, block):
-        some = min(block, batches - first)
-        outcome = simulate(system, paths=some * size, seed=seed, first=first * size, chunk=min(chunk, size))
-        outcome = {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
-        x, weight = contributions(outcome), outcome["weight"]
-        means.append(x.reshape(x.shape[0], some, size).mean(axis=2).T)
-        weights.append(weight.reshape(some, size).mean(axis=1))
+    for x, weight in blocks:
+        means.append(x.reshape(x.shape[0], -1, size).mean(axis=2).T)
+        weights.append(weight.reshape(-1, size).mean(axis=1))
         size_of = np.abs(x)
         parts.append((size_of.sum(axis=1), size_of.max(axis=1), weight.sum(), np.square(weight).sum()))
     total, largest, weight, square = (np.stack(column) for column in zip(*parts, strict=True))
@@ -111,7 +125,7 @@ def run_batches(
         weights=np.concatenate(weights),
         ess=float(weight.sum() ** 2 / square.sum()),
         largest_share=share,
-        paths=paths,
+        paths=size * sum(batch.size for batch in weights),
         seconds=time.process_time() - start,
     )
 
@@ -169,6 +183,12 @@ def gradient(
         accepted=accepted & (count >= LEAST_BATCHES),
         seconds=batches.seconds,
     )
+
+
+def of_one(found: Gradient, i: int) -> Gradient:
+    """The record of parameter number i alone."""
+    arrays = {name: value[i : i + 1] for name, value in vars(found).items() if isinstance(value, np.ndarray)}
+    return dataclasses.replace(found, parameters=found.parameters[i : i + 1], **arrays)
 
 
 def no_bias(parameters: tuple[str, ...], theorem: str) -> Bias:

@@ -215,15 +215,15 @@ class LadderWalk(AbstractSystem):
     def _clear(self, state: WalkState, side: Side | None) -> WalkState:
         """Sells as far as thresholds and breaker allow, and books the money."""
         clearing, start = self.clearing, state.sold
-        first = start if side is None else jnp.where(~side.breaker & side.below, side.place + 1, start)
-        stop = clearing.first_at_or_below(first, state.level)
-        if side is not None:
-            stop = jnp.where(~side.breaker & ~side.below, side.place, stop)
+        stop = clearing.first_at_or_below(start, state.level)
+        if side is not None:  # the level of a threshold is not below it, and sales that end before it never meet it
+            forced = ~side.breaker & side.below & (stop == side.place)
+            stop = clearing.first_at_or_below(jnp.where(forced, stop + 1, start), state.level)
         halt = state.halt
         if self.window:
             trip = jnp.maximum(start, clearing.first_beyond(self._room(state)))
             if side is not None:
-                trip = jnp.where(side.breaker, side.place + jnp.where(side.below, 0, 1), trip)
+                trip = jnp.where(side.breaker, jnp.maximum(start, side.place + jnp.where(side.below, 0, 1)), trip)
             halt = jnp.where(trip <= stop, jnp.int32(self.halt), halt)
             stop = jnp.minimum(stop, trip)
         log_price = state.level - clearing.fall[stop]

@@ -1,0 +1,116 @@
+"""Which estimator for which parameter: the choice by class of parameter, and the same call for every method.
+
+| parameter | default |
+| --- | --- |
+| drift, jump probability, jump mean | score |
+| deviations of the walk and of its jumps | differences: the score of a scale is too noisy |
+| maintenance ratio, no breaker | shift |
+| band of the breaker | branch |
+| maintenance ratio with a breaker, initial shift, impact: few large accounts | branch |
+| maintenance ratio with a breaker, initial shift, impact: many small accounts | differences |
+| fund, fee, impact exponent | differences |
+
+A book is one of few large accounts if it is worth fewer than 30 equal ones, 1 / sum of squared shares: with 12 lognormal
+accounts branches were the better, with 400 the differences.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._fields import InputError
+from . import branch, differences, measure_valued, score, shift
+from .functionals import AbstractFunctional
+from .ladder import Ladder
+from .record import Gradient, of_one
+
+CONCENTRATED = 30.0
+
+METHODS: dict[str, Callable[..., Gradient]] = {
+    "shift": shift.estimate,
+    "score": score.estimate,
+    "measure_valued": measure_valued.estimate,
+    "branch": branch.estimate,
+    "differences": differences.estimate,
+}
+
+_BY_KIND = {
+    "law.drift": ("score", "a parameter of the law of the noise"),
+    "law.jump_probability": ("score", "a parameter of the law of the noise"),
+    "law.jump_mean": ("score", "a parameter of the law of the noise"),
+    "law.deviation": ("differences", "a scale of the noise, whose score is too noisy"),
+    "law.jump_deviation": ("differences", "a scale of the noise, whose score is too noisy"),
+    "band": ("branch", "the band of a breaker"),
+    "fund": ("differences", "few general parameters"),
+    "fee": ("differences", "few general parameters"),
+    "impact_exponent": ("differences", "few general parameters"),
+}
+_THRESHOLDS = {
+    "maintenance": "maintenance ratio, active breaker",
+    "initial_shift": "initial margins, which move thresholds apart",
+    "impact": "impact, which moves thresholds apart",
+}
+
+
+def effective_accounts(ladder: Ladder) -> float:
+    """How many equal accounts the book is worth, 1 / sum of squared shares of its quantity.
+
+    **Source:** Hirschman (1964) and Herfindahl (1950) for the index it is the inverse of.
+    """
+    share = np.asarray(ladder.book.quantity) / np.sum(ladder.book.quantity)
+    return float(1.0 / np.square(share).sum())
+
+
+def choose(ladder: Ladder, parameter: str) -> tuple[str, str]:
+    """The default method for a parameter of a ladder, and why.
+
+    **Raises:** `InputError` for what has no derivative or is an array.
+    """
+    if parameter in _BY_KIND:
+        return _BY_KIND[parameter]
+    if parameter not in _THRESHOLDS:
+        known = ", ".join([*_THRESHOLDS, *_BY_KIND])
+        raise InputError(
+            f"parameter {parameter!r}: expected one of {known}; whole numbers have no derivative: compare simulations; "
+            "single accounts: use the quadrature"
+        )
+    if parameter == "maintenance" and not ladder.has_breaker:
+        return "shift", "a common move of all thresholds, no active breaker"
+    worth = effective_accounts(ladder)
+    if worth < CONCENTRATED:
+        return "branch", f"{_THRESHOLDS[parameter]}; few large accounts (worth {worth:.3g} equal ones)"
+    return "differences", f"{_THRESHOLDS[parameter]}; many small accounts (worth {worth:.3g} equal ones)"
+
+
+def estimate(
+    ladder: Ladder,
+    parameters: tuple[str, ...] = ("maintenance",),
+    *,
+    seed: int = 0,
+    paths: int = 64 * 16_384,
+    batches: int = 64,
+    functional: AbstractFunctional | None = None,
+    method: str = "auto",
+    dtype: Any = None,
+) -> dict[str, Gradient]:
+    """Derivatives of the mean of a functional, one record per parameter, each with its method, reason and bias.
+
+    `method`: "auto" chooses for each parameter (its `reason` says by which rule), or one of `METHODS` for all. Parameters
+    of one method share its paths; their `seconds` are those of the whole run.
+
+    **Raises:** `InputError` for unknown methods, and for parameters that a method does not apply to.
+    """
+    if method not in (*METHODS, "auto"):
+        raise InputError(f"method = {method!r}: expected 'auto' or one of {', '.join(METHODS)}")
+    chosen = {name: choose(ladder, name) if method == "auto" else (method, "asked for by name") for name in parameters}
+    found: dict[str, Gradient] = {}
+    for used in dict.fromkeys(way for way, _ in chosen.values()):
+        names = tuple(name for name, (way, _) in chosen.items() if way == used)
+        result = METHODS[used](
+            ladder, names, seed=seed, paths=paths, batches=batches, functional=functional, dtype=dtype
+        )
+        for i, name in enumerate(names):
+            found[name] = dataclasses.replace(of_one(result, i), reason=chosen[name][1])
+    return {name: found[name] for name in parameters}
