@@ -76,6 +76,7 @@ def test_fields_agree(truth):
 LAW_PARAMETERS = tuple(name for name in score.PARAMETERS if name.startswith("law."))
 
 
+@pytest.mark.slow
 def test_scores_of_the_law_against_quadrature(truth):
     result = score.estimate(LADDER, LAW_PARAMETERS, **RUN, **PILOT, seed=6)
     for i, name in enumerate(LAW_PARAMETERS):

@@ -324,6 +324,7 @@ def test_chunks_change_nothing():
     np.testing.assert_allclose(tuned[0].evaluation.value, tuned[1].evaluation.value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_smoothed_optimum_approaches_the_hard_one_and_refinement_reaches_it():
     models = [Margin(smooth=True, smoothing=h) for h in (0.02, 0.01, 0.005, 0.0025)]
     problem = hard_margin_problem(1e-3, 0.02, grid=1e-4)

@@ -16,7 +16,7 @@ from tailrisk.book import ToppedUp
 from tailrisk.cli import main
 from tailrisk.positions.sorted import thresholds
 from tailrisk.simulate import entry_point, simulate
-from tailrisk.study.tune import load
+from tailrisk.study.tune import combinations, load
 from tailrisk.study.venue import OUTCOMES, HardVenue, Held, SmoothVenue, current, with_parameters
 
 CONFIG = Path(__file__).with_name("tune.toml")
@@ -96,6 +96,12 @@ def test_topped_up_accounts_keep_their_distance():
     assert isinstance(book, ToppedUp)
 
 
+def test_every_combination_of_choices_is_tried():
+    found = combinations({"a": [1, 2], "b": ["x", "y", "z"]})
+    assert len(found) == 6
+    assert found[1] == {"a": 1, "b": "y"}
+
+
 def invoke(*words):
     return CliRunner().invoke(main, ["tune", str(CONFIG), *words])
 
@@ -116,7 +122,8 @@ def test_a_policy_is_found_certified_and_can_be_run(tmp_path, keep_precision):
     assert found["status"] == "certified"
     assert line["upper_bound"] <= line["limit"]
     assert found["incumbent"][line["name"]]["estimate"] > line["limit"]  # there was something to do
-    assert found["choice"]["breaker.breakers.0.length"] in ("10min", "20min")
+    assert found["choice"] == {"breaker.breakers.0.length": "20min"}  # the config itself says 10min
+    assert 'length = "1200 s"' in (out / "policy.toml").read_text()
     grid = np.array(found["parameters"][MAINTENANCE]) / 0.0005
     np.testing.assert_allclose(grid, np.round(grid), atol=1e-6)
     assert {file.name for file in (out / "figures").iterdir()} == {"certificate.pdf", "certificate.png"}

@@ -101,7 +101,7 @@ def execute(table: dict[str, Any], wanted: Tune, report: Callable[[str], None] =
     Best is the cheapest of those that meet every limit on the tuning paths, or the one that misses least.
     """
     jax.config.update("jax_enable_x64", True)
-    found = [_search(_chosen(table, choice), choice, wanted, report) for choice in _combinations(wanted.choices)]
+    found = [_search(_chosen(table, choice), choice, wanted, report) for choice in combinations(wanted.choices)]
 
     def rank(entry: Any) -> tuple[float, float]:
         refined = entry[-1]
@@ -117,7 +117,8 @@ def execute(table: dict[str, Any], wanted: Tune, report: Callable[[str], None] =
     return Outcome(scenario, problem, choice, tuned, refined, certificate, incumbent, policy)
 
 
-def _combinations(choices: dict[str, Any]) -> list[dict[str, Any]]:
+def combinations(choices: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every way to take one value of each key."""
     for key, values in choices.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"tune.choices: {key} = {values!r}, expected a list of the values to try")
