@@ -95,8 +95,21 @@ def test_selection_gives_every_step_its_share():
 
 def test_steps_to_the_next_jump():
     jump = np.array([[0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]], bool)
-    wanted = [[1, 3, 2, 1, np.inf, np.inf], [np.inf] * 6]
-    np.testing.assert_array_equal(importance.next_jump(jump), wanted)
+    lag = importance.next_jump(jump)
+    np.testing.assert_array_equal(lag[0, :4], [1, 3, 2, 1])
+    assert (lag[0, 4:] >= importance.NEVER).all()
+    assert (lag[1] >= importance.NEVER).all()
+
+
+def test_cells_tell_steps_apart():
+    """Each of lag, mass and level has bins of its own, and together they fill the table."""
+    start = importance.flat(np.array([-0.2, -0.1]))
+    lag, mass, level = np.meshgrid(
+        [1, 2, 5, 9, 20, importance.NEVER], [1e-3, 0.05, 0.5, 5.0], np.linspace(-0.21, -0.09, 8)
+    )
+    grids = [x.reshape(8, -1) for x in (lag, mass, level)]
+    found = importance.cells(start, *grids)
+    np.testing.assert_array_equal(np.sort(found.reshape(-1)), np.arange(start.factor.size))
 
 
 def test_factors_follow_what_branches_were_worth():

@@ -94,10 +94,12 @@ def _branches(
 ) -> Float[Array, "5 branches"]:
     """What drawn branches are worth to all `PARAMETERS`, and as such; `states` are those before every step of the pool."""
     before = jax.tree.map(lambda leaf: leaf[draw.row, draw.step], states)
+    start = walk.init()
 
     def fork(state: WalkState, branch: Any) -> Any:
         uniform = _streams.uniforms(draw_key, branch, jnp.uint32(0), 1, walk.dtype)[0]
-        return _fork(walk, proposal, breaker, state, uniform)
+        whole = state._replace(debt_slopes=start.debt_slopes, income_slopes=start.income_slopes)
+        return _fork(walk, proposal, breaker, whole, uniform)
 
     pairs, factor = jax.vmap(fork)(before, draw.branch)
     ends = jax.tree.map(lambda leaf: leaf.reshape(2 * leaf.shape[0], *leaf.shape[2:]), pairs)
@@ -225,7 +227,7 @@ def estimate(
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.
 
-    A batch is one pool, and all its states are held: about 1 kB for every path and five steps. `chunk`: branches that run
+    A batch is one pool, and all its states are held: about half a kB for every path and five steps. `chunk`: branches that run
     together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
     the choice of steps for margin thresholds is learned; with 0 it goes by their masses alone.
 

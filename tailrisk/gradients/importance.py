@@ -6,12 +6,14 @@ the mass they were drawn with: shrunk to that of all steps as far from a jump, a
 a floor. The branch goes on with the path's own later noise, so that a choice may look at it.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-_LAGS = (2.0, 4.0, 8.0, 16.0, 1e9)  # the last is for paths that jump no more
+NEVER = 2**29  # steps: later than any path is long
+_LAGS = (2, 4, 8, 16, NEVER)
 _MASSES = (0.01, 0.1, 1.0)  # over the mean of the pool
 _LEVELS = 8
 _CELLS = (len(_LAGS) + 1, len(_MASSES) + 1, _LEVELS)
@@ -32,28 +34,34 @@ def flat(thresholds: Float[np.ndarray, " accounts"]) -> Importance:
     return Importance(np.ones(int(np.prod(_CELLS))), edges)
 
 
-def next_jump(jump: Bool[np.ndarray, "paths steps"]) -> Float[np.ndarray, "paths steps"]:
-    """Steps from each step to the path's next jump after it, infinite if there is none."""
-    lag, ahead = np.empty(jump.shape), np.full(jump.shape[0], np.inf)
-    for step in reversed(range(jump.shape[1])):
-        lag[:, step] = ahead
-        ahead = np.where(jump[:, step], 1.0, ahead + 1.0)
-    return lag
+def next_jump(jump: Bool[np.ndarray, "paths steps"]) -> Int[np.ndarray, "paths steps"]:
+    """Steps from each step to the path's next jump after it; `NEVER` or more if there is none."""
+    paths, steps = jump.shape
+    lag, ahead = np.empty((steps, paths), np.int32), np.full(paths, NEVER, np.int32)
+    for step, here in reversed(list(enumerate(np.ascontiguousarray(jump.T)))):
+        lag[step] = ahead
+        ahead = np.where(here, np.int32(1), ahead + np.int32(1))
+    return lag.T
+
+
+def _bin(values: np.ndarray, edges: Iterable[float]) -> np.ndarray:
+    """How many edges are not above each value; for a few edges far faster than a search."""
+    found = np.zeros_like(values, np.int16)
+    for edge in edges:
+        found += values >= edge
+    return found
 
 
 def cells(
     importance: Importance,
-    lag: Float[np.ndarray, "paths steps"],
+    lag: Int[np.ndarray, "paths steps"],
     mass: Float[np.ndarray, "paths steps"],
     level: Float[np.ndarray, "paths steps"],
 ) -> Int[np.ndarray, "paths steps"]:
     """The cell of each step."""
-    places = (
-        np.digitize(lag, _LAGS),
-        np.digitize(mass, np.multiply(_MASSES, mass.mean(dtype=np.float64))),
-        np.digitize(level, importance.levels),
-    )
-    return np.ravel_multi_index(places, _CELLS)
+    typical = mass.mean(dtype=np.float64)
+    by_lag, by_mass = _bin(lag, _LAGS), _bin(mass, [share * typical for share in _MASSES])
+    return (by_lag * np.int16(_CELLS[1]) + by_mass) * np.int16(_CELLS[2]) + _bin(level, importance.levels)
 
 
 def learn(

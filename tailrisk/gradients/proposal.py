@@ -78,7 +78,7 @@ class Proposal(eqx.Module):
 
 
 class Shown(NamedTuple):
-    """The state before a step, the masses of the step, and whether the path jumps in it."""
+    """The state before a step, without its slopes, which no branch needs; the masses of the step; whether the path jumps."""
 
     state: WalkState
     masses: Float[Array, " families"]
@@ -97,8 +97,9 @@ class Recorded(AbstractCompanion):
 
     def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, Shown]:
         """The walk's step."""
-        masses = self.proposal.masses(self.walk, state)
-        return self.walk.step(state, noise)[0], Shown(state, masses, self.walk.increment(noise).jump)
+        masses, none = self.proposal.masses(self.walk, state), jnp.zeros(0, self.dtype)
+        lean = state._replace(debt_slopes=none, income_slopes=none)
+        return self.walk.step(state, noise)[0], Shown(lean, masses, self.walk.increment(noise).jump)
 
     def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
         """The walk's outcome."""
