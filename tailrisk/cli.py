@@ -159,15 +159,20 @@ class _Progress:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def validate(config: Path, overrides: tuple[str, ...]) -> None:
     """Check a config; every error names its dotted key."""
+    from .study import tune as tuning
+    from .study.config import read_toml
     from .study.run import check_size, load, prepare
 
     study = load(config, overrides)
+    tuned = "tune" in read_toml(config)
+    if tuned:
+        tuning.load(config, overrides)
     check_size(study, Path("."))
     system = prepare(study)
     gross = float(system.cascade.positions.gross())
     click.echo(
         f"{config}: valid. {study.run.books} book(s) of {gross:,.0f} USD gross notional, {study.run.paths:,} paths of "
-        f"{system.steps} steps, {study.run.precision}."
+        f"{system.steps} steps, {study.run.precision}." + (" [tune] is valid." if tuned else "")
     )
 
 

@@ -166,6 +166,14 @@ def test_bad_input(override, said, tmp_path, keep_precision):
     assert not (tmp_path / "policy").exists()
 
 
+def test_validate_checks_the_table_tune_too():
+    words = ["validate", str(CONFIG)]
+    assert "[tune] is valid" in CliRunner().invoke(main, words).output
+    wrong = CliRunner().invoke(main, [*words, "tune.seeds=1"])
+    assert wrong.exit_code == 2
+    assert "tune.seeds: unknown key; did you mean 'seed'" in wrong.output
+
+
 def test_a_config_without_a_table_tune(tmp_path, keep_precision):
     result = CliRunner().invoke(main, ["tune", str(CONFIG.with_name("small.toml"))])
     assert result.exit_code == 2

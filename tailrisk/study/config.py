@@ -101,7 +101,7 @@ def apply_override(table: dict[str, Any], text: str) -> None:
             inner = here[int(name)]
         else:
             inner = here.setdefault(name, {})
-        if not isinstance(inner, dict | list):
+        if not (isinstance(inner, dict) or (isinstance(inner, list) and all(isinstance(item, dict) for item in inner))):
             raise ConfigError(f"override {text!r}: {name} is {inner!r}, not a table")
         here = inner
     if isinstance(here, list):

@@ -67,6 +67,7 @@ def from_table(table: dict[str, Any]) -> Study:
     """Builds the typed tree of a study from its tables."""
     table = dict(table)
     run = table.pop("run", {})
+    table.pop("tune", None)  # what is decided about the scenario is read by the command that tunes it
     complaints, parts = [], {}
     for name, value, cls in (("scenario", table, Scenario), ("run", run, Run)):
         try:
