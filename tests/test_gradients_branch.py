@@ -227,7 +227,7 @@ def test_thresholds_that_do_not_matter_do_not_matter(band):
     ladder = LADDER.replace("band", band)
     names = (*NAMES, "band")[: 4 if ladder.has_breaker else 3]
     plain = branch.estimate(ladder, names, seed=6, **RUN)
-    batches = branch.run(Everything.build(ladder), names, seed=5, **RUN)
+    batches = branch.run(Everything.build(ladder), names, seed=5, chunk=1024, **RUN)
     more = records.gradient(batches, names, method="", reason="", bias=records.no_bias(names, ""))
     error = np.hypot(plain.std_error, more.std_error)
     assert (error < 0.2 * np.abs(plain.estimate)).all()
