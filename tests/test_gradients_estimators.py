@@ -167,6 +167,7 @@ def test_breaker_maintenance(name, with_breaker):
     close(UNBIASED[name](ladder, seed=3), wanted["maintenance"], 0.08)
 
 
+@pytest.mark.slow
 def test_breaker_band(with_breaker):
     ladder, wanted = with_breaker
     result = differences.estimate(ladder, ("band",), **RUN, step=1e-3, certify=False, seed=3)

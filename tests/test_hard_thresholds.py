@@ -337,6 +337,7 @@ def test_the_smooth_ladder_has_its_derivatives():
     assert check_leaves(gentle(), wide=FEW, only=FEW) == (0, len(FEW) - 1)  # the tables have the margin schedule
 
 
+@pytest.mark.slow
 def test_a_sorted_ladder_has_those_that_move_no_threshold():
     row = Row(named(**LADDER))
     refused, moving = check_leaves(row, wide=row.floating)

@@ -170,6 +170,7 @@ def test_limits_no_leverage_infinite_depth_infinite_fund():
     np.testing.assert_allclose(result["fund_paid"], result["bad_debt"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_breaker_that_never_trips_changes_no_bit():
     plain = simulate(scenario().build(np.float64), paths=128)
     never = breaker.Halt(threshold=1.0 - 1e-9, length="5min", reference=breaker.FixedReference())

@@ -139,12 +139,6 @@ def test_float32_agrees_with_float64(names):
     assert_agree(single, double, ROUNDING, branches=0.02)
 
 
-@pytest.mark.parametrize("names", ROWS[5:6], ids=["accounts"])
-def test_chunks_and_replays_change_nothing(names):
-    """Recorded batches out of order, and a replay of noise that was drawn before, are the same bit for bit."""
-    assert_replay_is_the_same(names, np.dtype("float32"))
-
-
 def assert_replay_is_the_same(names, dtype):
     system, wanted = scenario(names).build(dtype), result(key(names), dtype)
     numbers = np.random.default_rng(1).permutation(PATHS)
