@@ -29,11 +29,13 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .. import _streams
 from .._fields import InputError
+from .._streams import Noise
 from ..simulate import LANES, batch, entry_point, resume
 from . import importance
 from .functionals import AbstractFunctional
 from .ladder import Ladder
-from .proposal import Proposal, Recorded, Shown
+from .companion import AbstractCompanion
+from .proposal import Proposal, Recorded, Shown, restored
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
 from .walk import LadderWalk, Side, WalkState
 
@@ -41,45 +43,48 @@ PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
-class Draw(NamedTuple):
+class Branch(NamedTuple):
     """Branches: step, place of the path in the pool, number of the path, number of the branch."""
 
     step: UInt32[np.ndarray, " branches"]
     row: Int[np.ndarray, " branches"]
     path: UInt32[np.ndarray, " branches"]
-    branch: UInt32[np.ndarray, " branches"]
+    number: UInt32[np.ndarray, " branches"]
+
+
+class Twins(AbstractCompanion):
+    """Two walks with the same noise that start on either side of a threshold."""
+
+    walk: LadderWalk
+
+    def init(self) -> tuple[WalkState, WalkState]:
+        """Both at the start."""
+        return self.walk.init(), self.walk.init()
+
+    def step(self, state: tuple[WalkState, WalkState], noise: Noise) -> tuple[tuple[WalkState, WalkState], None]:
+        """The same step of both."""
+        low, high = (self.walk.step(one, noise)[0] for one in state)
+        return (low, high), None
+
+    def outcome(self, state: tuple[WalkState, WalkState]) -> dict[str, Float[Array, ""]]:
+        """Weight, which is common, times the difference of the values, below less above."""
+        low, high = (self.walk.outcome(one) for one in state)
+        return {"gap": low["weight"] * (low["value"] - high["value"])}
+
+
+def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place: Int[Array, ""]) -> Float[Array, "4"]:
+    """Derivatives in `PARAMETERS` of a threshold of the step after `state`: of account or trip point number `place`."""
+    one = jnp.ones((), walk.dtype)
+    pressure = walk.clearing.pressure[place]
+    account = jnp.minimum(place, walk.accounts - 1)
+    margin = jnp.stack([one / (1.0 - walk.maintenance), -one / walk.margin_left[account], pressure, 0.0 * one])
+    if not walk.window:
+        return margin
+    highest = walk.clearing.pressure[state.window_sold[jnp.argmax(state.window)]]
+    return jnp.where(breaker, jnp.stack([0.0 * one, 0.0 * one, pressure - highest, -one]), margin)
 
 
 _forward = entry_point(lambda system, keys, paths: batch(system, keys, paths, record=True))
-
-
-def _fork(
-    walk: LadderWalk,
-    proposal: Proposal,
-    breaker: Bool[Array, ""],
-    state: WalkState,
-    uniform: Float[Array, ""],
-) -> tuple[WalkState, Float[Array, "5"]]:
-    """A threshold of the next step, the states just below and just above it, and what their difference is multiplied by.
-
-    By the derivatives of the threshold in all `PARAMETERS`, and once by 1.
-    """
-    kinds = 2 if walk.window else 1
-
-    def listed(both: tuple[Array, Array]) -> Array:
-        return jnp.concatenate(both[:kinds])
-
-    found = walk.thresholds(state)
-    level = listed((found.margin, found.breaker))
-    real = listed((found.margin_real & ~breaker, found.breaker_real & breaker))
-    stake = listed(proposal.stakes(found))
-    sums = jnp.cumsum(jnp.where(real, walk.density(level - state.level) * stake, 0.0))
-    drawn = jnp.argmax(sums >= uniform * sums[-1]).astype(jnp.int32)
-    place = drawn - jnp.where(breaker, jnp.int32(walk.accounts), jnp.int32(0))
-    pair = jax.vmap(lambda low: walk.advance(state, level[drawn], Side(breaker, place, low)))(jnp.array([True, False]))
-    velocities = walk.velocities(state)
-    velocity = [listed(velocities[name])[drawn] for name in PARAMETERS]
-    return pair, jnp.stack([*velocity, jnp.ones_like(sums[-1])]) * sums[-1] / stake[drawn]
 
 
 @entry_point
@@ -90,22 +95,23 @@ def _branches(
     states: WalkState,
     keys: Any,
     draw_key: Any,
-    draw: Draw,
+    branch: Branch,
 ) -> Float[Array, "5 branches"]:
     """What drawn branches are worth to all `PARAMETERS`, and as such; `states` are those before every step of the pool."""
-    before = jax.tree.map(lambda leaf: leaf[draw.row, draw.step], states)
-    start = walk.init()
 
-    def fork(state: WalkState, branch: Any) -> Any:
-        uniform = _streams.uniforms(draw_key, branch, jnp.uint32(0), 1, walk.dtype)[0]
-        whole = state._replace(debt_slopes=start.debt_slopes, income_slopes=start.income_slopes)
-        return _fork(walk, proposal, breaker, whole, uniform)
+    def fork(row: Any, step: Any, number: Any) -> Any:
+        state = restored(walk, states, row, step.astype(jnp.int32))
+        uniform = _streams.uniforms(draw_key, number, jnp.uint32(0), 1, walk.dtype)[0]
+        draw = proposal.draw_margin(walk, state, uniform)
+        if walk.window:
+            trip = proposal.draw_trip(walk, state, uniform)
+            draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
+        pair = tuple(walk.advance(state, draw.level, Side(breaker, draw.place, jnp.asarray(low))) for low in (True, False))
+        one = jnp.ones(1, walk.dtype)
+        return pair, jnp.append(velocity(walk, state, breaker, draw.place), one) * draw.factor
 
-    pairs, factor = jax.vmap(fork)(before, draw.branch)
-    ends = jax.tree.map(lambda leaf: leaf.reshape(2 * leaf.shape[0], *leaf.shape[2:]), pairs)
-    end = resume(walk, keys, jnp.repeat(draw.path, 2), ends, jnp.repeat(draw.step + 1, 2))
-    value, weight = end["value"].reshape(-1, 2), end["weight"][::2]
-    gap = weight * (value[:, 0] - value[:, 1])
+    pair, factor = jax.vmap(fork)(branch.row, branch.step, branch.number)
+    gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
     # Where no threshold is in reach of the step there was nothing to draw.
     return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
 
@@ -141,28 +147,30 @@ class Branching:
         outcome, shown = _forward(self.recorded, self.keys, np.resize(numbers, -(-self.size // LANES) * LANES))
         return {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}, shown
 
-    def branches(self, first: int, shown: Shown, family: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Per branch: what it is worth (a row per parameter, and as such), scale, cell, mass."""
+    def branches(self, first: int, shown: Shown, outcome: Any, family: int, factor: Any = None) -> Any:
         mass = np.asarray(shown.masses, np.float64)[: self.size, :, family]
-        mass = mass + _FLOOR * mass.mean()
-        lag = importance.next_jump(np.asarray(shown.jump)[: self.size])
-        level = np.asarray(shown.state.level, np.float64)[: self.size]
-        cell = importance.cells(self.importance, lag, mass, level)
-        # What is at stake at a trip point depends on more than the cells tell: factors made the band's error larger.
-        omega = mass if family else mass * self.importance.factor[cell]
+        mass = mass * self.ratios(outcome, shown)
+        if factor is not None:
+            mass = mass * factor
+        mass = np.where(mass > 0, mass + _FLOOR * mass.mean(), 0)
         uniform = float(_streams.uniforms(self.select_key, first, family, 1, self.walk.dtype)[0])
-        step, row, scale = select(omega, uniform)
+        step, row, scale = select(mass, uniform)
         parts = []
         for start in range(0, self.size, self.lanes):
             at = np.minimum(np.arange(start, start + self.lanes), self.size - 1)
             numbers = (step[at], first + row[at], first + at)
             steps, paths, branches = (x.astype(np.uint32) for x in numbers)
-            draw = Draw(steps, row[at].astype(np.int32), paths, branches)
+            branch = Branch(steps, row[at].astype(np.int32), paths, branches)
             breaker, key = np.asarray(family == 1), self.draw_keys[family]
             proposal = self.recorded.proposal
-            parts.append(_branches(self.walk, proposal, breaker, shown.state, self.keys, key, draw))
+            parts.append(_branches(self.walk, proposal, breaker, shown.state, self.keys, key, branch))
         worth = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)[:, : self.size]
-        return worth, scale, cell[row, step], mass[row, step]
+        return worth, scale, step, row, mass[row, step]
+
+    def ratios(self, outcome, shown):
+        ratio = np.asarray(self.walk.jump_ratios, np.float64)
+        jump = np.asarray(shown.jump)[: self.size]
+        return outcome["weight"][:, None] / np.where(jump, ratio[1], ratio[0])
 
     def learn(self, paths: int) -> None:
         """Factors for the margin thresholds from pools of at least `paths` paths that are not reported."""
