@@ -19,7 +19,9 @@ drawn apart.
 of boundaries; the pooled form is this project's.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -32,10 +34,11 @@ from .._fields import InputError
 from .._streams import Noise
 from ..simulate import LANES, batch, entry_point, resume
 from . import importance
-from .functionals import AbstractFunctional, refuse_jumps
-from .ladder import Ladder
 from .companion import AbstractCompanion
-from .proposal import Proposal, Recorded, Shown, restored
+from .functionals import AbstractFunctional, refuse_jumps
+from .hindsight import hindsight
+from .ladder import Ladder
+from .proposal import Proposal, Recorded, at_stake, restored
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
 from .walk import LadderWalk, Side, WalkState
 
@@ -44,12 +47,24 @@ _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
 class Branch(NamedTuple):
-    """Branches: step, place of the path in the pool, number of the path, number of the branch."""
+    """Branches: step, place of the path in the pool, number of the path, number of the branch; deficit at stake."""
 
     step: UInt32[np.ndarray, " branches"]
     row: Int[np.ndarray, " branches"]
     path: UInt32[np.ndarray, " branches"]
     number: UInt32[np.ndarray, " branches"]
+    deficit: Float[np.ndarray, " branches"]
+
+
+class Pool(NamedTuple):
+    """A pool: outcomes of its paths, states before every step, and of every step its mass for each family and its cell."""
+
+    first: int
+    outcome: dict[str, np.ndarray]
+    states: WalkState
+    deficit: Float[np.ndarray, "paths steps"]
+    mass: list[Float[np.ndarray, "paths steps"]]
+    cell: list[Int[np.ndarray, "paths steps"]]
 
 
 class Twins(AbstractCompanion):
@@ -84,7 +99,20 @@ def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place
     return jnp.where(breaker, jnp.stack([0.0 * one, 0.0 * one, pressure - highest, -one]), margin)
 
 
-_forward = entry_point(lambda system, keys, paths: batch(system, keys, paths, record=True))
+@entry_point
+def _forward(recorded: Recorded, keys: Any, paths: Any) -> Any:
+    """Outcomes, states before every step, masses and cells of every step."""
+    outcome, shown = batch(recorded, keys, paths, record=True)
+    walk, proposal = recorded.walk, recorded.proposal
+    seen = hindsight(walk, proposal.fall_at, proposal.lowest, proposal.spacing, shown.state, shown.move)
+    weight = outcome["weight"][:, None] / shown.ratio
+    deficit = at_stake(walk, seen.deficit)
+    masses = [weight * (deficit * shown.masses[..., 0] + shown.masses[..., 1])]
+    cells = [importance.margin_cells(walk, shown, seen, deficit)]
+    if walk.window:
+        masses.append(weight * shown.masses[..., 2])
+        cells.append(importance.trip_cells(walk, shown, seen))
+    return outcome, shown.state, deficit, masses, cells
 
 
 @entry_point
@@ -99,21 +127,29 @@ def _branches(
 ) -> Float[Array, "5 branches"]:
     """What drawn branches are worth to all `PARAMETERS`, and as such; `states` are those before every step of the pool."""
 
-    def fork(row: Any, step: Any, number: Any) -> Any:
+    def fork(row: Any, step: Any, number: Any, deficit: Any) -> Any:
         state = restored(walk, states, row, step.astype(jnp.int32))
         uniform = _streams.uniforms(draw_key, number, jnp.uint32(0), 1, walk.dtype)[0]
-        draw = proposal.draw_margin(walk, state, uniform)
+        draw = proposal.draw_margin(walk, state, deficit, uniform)
         if walk.window:
             trip = proposal.draw_trip(walk, state, uniform)
             draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
-        pair = tuple(walk.advance(state, draw.level, Side(breaker, draw.place, jnp.asarray(low))) for low in (True, False))
+        pair = tuple(
+            walk.advance(state, draw.level, Side(breaker, draw.place, jnp.asarray(low))) for low in (True, False)
+        )
         one = jnp.ones(1, walk.dtype)
         return pair, jnp.append(velocity(walk, state, breaker, draw.place), one) * draw.factor
 
-    pair, factor = jax.vmap(fork)(branch.row, branch.step, branch.number)
+    pair, factor = jax.vmap(fork)(branch.row, branch.step, branch.number, branch.deficit)
     gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
     # Where no threshold is in reach of the step there was nothing to draw.
     return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
+
+
+def in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[np.ndarray]:
+    """Results in order; on a CPU one thread to a core, because one batch's small kernels cannot keep several busy."""
+    with ThreadPoolExecutor((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
+        return list(pool.map(work, items))
 
 
 def select(omega: Float[np.ndarray, "paths steps"], uniform: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,49 +174,43 @@ class Branching:
         self.keys = _streams.noise_keys(seed, "market")
         names = ("selection", "margin", "breaker")
         self.select_key, *self.draw_keys = (_streams.stream_key(seed, f"branch/{name}") for name in names)
-        thresholds = np.asarray(walk.clearing.thresholds, np.float64)[:-1]
-        self.importance = importance.flat(thresholds)
+        self.factor = [np.ones(cells) for cells in importance.CELLS]
 
-    def pool(self, first: int) -> tuple[dict[str, np.ndarray], Shown]:
-        """Outcomes of the paths from number `first` on, and what each of their steps showed."""
+    def pool(self, first: int) -> Pool:
+        """The paths from number `first` on."""
         numbers = np.arange(first, first + self.size, dtype=np.uint32)
-        outcome, shown = _forward(self.recorded, self.keys, np.resize(numbers, -(-self.size // LANES) * LANES))
-        return {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}, shown
+        filled = np.resize(numbers, -(-self.size // LANES) * LANES)
+        outcome, states, *of_steps = _forward(self.recorded, self.keys, filled)
+        outcome = {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}
+        return Pool(first, outcome, states, *jax.tree.map(lambda x: np.asarray(x)[: self.size], of_steps))
 
-    def branches(self, first: int, shown: Shown, outcome: Any, family: int, factor: Any = None) -> Any:
-        mass = np.asarray(shown.masses, np.float64)[: self.size, :, family]
-        mass = mass * self.ratios(outcome, shown)
-        if factor is not None:
-            mass = mass * factor
-        mass = np.where(mass > 0, mass + _FLOOR * mass.mean(), 0)
-        uniform = float(_streams.uniforms(self.select_key, first, family, 1, self.walk.dtype)[0])
-        step, row, scale = select(mass, uniform)
-        parts = []
-        for start in range(0, self.size, self.lanes):
+    def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per branch: what it is worth (a row per parameter, and as such), its mass, its cell."""
+        cell = pool.cell[family]
+        mass = pool.mass[family].astype(np.float64)
+        omega = mass * self.factor[family][cell]
+        omega = np.where(mass > 0.0, omega + _FLOOR * omega.mean(), 0.0)
+        uniform = float(_streams.uniforms(self.select_key, pool.first, family, 1, self.walk.dtype)[0])
+        step, row, scale = select(omega, uniform)
+
+        def some(start: int) -> np.ndarray:
             at = np.minimum(np.arange(start, start + self.lanes), self.size - 1)
-            numbers = (step[at], first + row[at], first + at)
+            numbers = (step[at], pool.first + row[at], pool.first + at)
             steps, paths, branches = (x.astype(np.uint32) for x in numbers)
-            branch = Branch(steps, row[at].astype(np.int32), paths, branches)
-            breaker, key = np.asarray(family == 1), self.draw_keys[family]
-            proposal = self.recorded.proposal
-            parts.append(_branches(self.walk, proposal, breaker, shown.state, self.keys, key, branch))
-        worth = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)[:, : self.size]
-        return worth, scale, step, row, mass[row, step]
+            branch = Branch(steps, row[at].astype(np.int32), paths, branches, pool.deficit[row[at], step[at]])
+            given = (np.asarray(family == 1), pool.states, self.keys, self.draw_keys[family], branch)
+            return np.asarray(_branches(self.walk, self.recorded.proposal, *given), np.float64)
 
-    def ratios(self, outcome, shown):
-        ratio = np.asarray(self.walk.jump_ratios, np.float64)
-        jump = np.asarray(shown.jump)[: self.size]
-        return outcome["weight"][:, None] / np.where(jump, ratio[1], ratio[0])
+        parts = in_threads(some, range(0, self.size, self.lanes))
+        return np.concatenate(parts, axis=1)[:, : self.size] * scale, omega[row, step], cell[row, step]
 
-    def learn(self, paths: int) -> None:
-        """Factors for the margin thresholds from pools of at least `paths` paths that are not reported."""
-        cells, worths = [], []
-        for first in range(PILOT_FIRST, PILOT_FIRST + paths, self.size):
-            worth, _, cell, mass = self.branches(first, self.pool(first)[1], 0)
-            cells.append(cell)
-            worths.append(worth[-1] / np.where(mass > 0.0, mass, 1.0))
-        if cells:
-            self.importance = importance.learn(self.importance, np.concatenate(cells), np.concatenate(worths))
+    def learn(self, paths: int, families: list[int]) -> None:
+        """Factors of cells from pools of at least `paths` paths that are not reported."""
+        pools = range(PILOT_FIRST, PILOT_FIRST + paths, self.size)
+        found = [[self.branches(pool, family) for family in families] for pool in map(self.pool, pools)]
+        for family, drawn in zip(families, zip(*found, strict=True), strict=True):
+            worth, _, cell = (np.concatenate(x, axis=-1) for x in zip(*drawn, strict=True))
+            self.factor[family] = importance.learn(self.factor[family], cell, worth[-1])
 
 
 def _families(parameters: tuple[str, ...], walk: LadderWalk) -> list[int]:
@@ -207,15 +237,13 @@ def run(
     wanted = [PARAMETERS.index(name) for name in parameters]
 
     def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        if 0 in families:
-            branching.learn(pilot_paths)
+        branching.learn(pilot_paths, families)
         for first in range(0, paths, size):
-            outcome, shown = branching.pool(first)
-            still = np.zeros(size)
+            pool = branching.pool(first)
+            outcome, still = pool.outcome, np.zeros(size)
             x = np.stack([outcome["weight"] * outcome.get(f"value_{name}", still) for name in parameters])
             for family in families:
-                worth, scale, _, _ = branching.branches(first, shown, family)
-                x += worth[wanted] * scale
+                x += branching.branches(pool, family)[0][wanted]
             yield x, outcome
 
     return reduce_batches(blocks(), size)

@@ -1,8 +1,13 @@
 """Where in a pool of paths a threshold is likely to matter, and which: masses that steer branches, never their mean.
 
-A step from level u with n accounts sold meets the margin threshold a_k with density p(a_k - u), and what is at stake is
-about what then falls at once, s_k. Sums of p(a_k - u) s_k over k >= m are tabulated for levels u on a grid: an entry at m = n
-is the mass of a step, and a search along its row draws a threshold, in O(log N) and without a list of all.
+A step from level u with n accounts sold meets the margin threshold a_k with density p(a_k - u). Passing it sells the quantity
+s_k at once, which the fall of the price by g_k follows. At stake are the deficit that those sold would have if they were sold
+later (hindsight), and the fall for those, C_k - C_n of them, that are sold in this step in deficit already, after a jump:
+
+    p(a_k - u) (s_k deficit + g_k (C_k - C_n)+)
+
+Sums over k of p s, p g and p g C are tabulated for levels u on a grid: an entry is the mass of a step, and a search along its
+row draws a threshold, in O(log N) and without a list of all.
 
 A breaker is met at the levels c_r = floor + G_r, r = n, ..., r*, the last of which parts a trip from none, while below the
 others the breaker only stops one sale earlier: their stakes are 1 and the quantity of that sale.
@@ -13,7 +18,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .._streams import Noise
 from ..positions.search import count_above
@@ -22,8 +27,9 @@ from .companion import AbstractCompanion
 from .walk import LadderWalk, WalkState
 
 _POINTS = 512
-_BEYOND = 8.0  # deviations around the thresholds that the table covers
+_BEYOND = 8.0  # deviations around the thresholds that the tables cover
 _SHADOWED = 0.2  # of its stake: a threshold that matters only after a breaker has stopped sales half-way
+_LEAST = 0.1  # deviations: least deficit that is taken to be at stake
 _PARTING = 0.5  # least chance of the last trip point
 
 
@@ -35,23 +41,55 @@ class Draw(NamedTuple):
     factor: Float[Array, ""]
 
 
-def fall_at_once(thresholds: np.ndarray, quantity: np.ndarray) -> np.ndarray:
-    """Quantity that is sold when the level passes each threshold: up to the next one that is not higher."""
+class Stakes(NamedTuple):
+    """Of accounts in order: quantity and fall when the level passes the threshold, and how many are then in deficit."""
+
+    quantity: np.ndarray
+    fall: np.ndarray
+    short: np.ndarray
+
+
+def clears_to(thresholds: np.ndarray) -> np.ndarray:
+    """How many accounts are sold when the level has passed each threshold: up to the next one that is not higher."""
     after = np.full(thresholds.size, thresholds.size)
     waiting: list[int] = []
     for place, threshold in enumerate(thresholds):
         while waiting and threshold <= thresholds[waiting[-1]]:
             after[waiting.pop()] = place
         waiting.append(place)
+    return after
+
+
+def fall_at_once(thresholds: np.ndarray, quantity: np.ndarray) -> np.ndarray:
+    """Quantity that is sold when the level passes each threshold."""
     sold = np.append(0.0, np.cumsum(quantity))
-    return sold[after] - sold[:-1]
+    return sold[clears_to(thresholds)] - sold[:-1]
+
+
+def stakes(walk: LadderWalk) -> Stakes:
+    """Stakes of the accounts of a walk."""
+    thresholds, debt = (np.asarray(x, np.float64) for x in (walk.clearing.thresholds[:-1], walk.clearing.log_debt))
+    fall, after = np.asarray(walk.clearing.fall, np.float64), clears_to(thresholds)
+    table = np.asarray(walk.clearing.sums.table, np.float64)[0]
+    short = np.searchsorted(-debt, -(thresholds - fall[after]))
+    # Sales without a breaker end at a threshold that is lower than all before it, so that no other one matters.
+    before = np.minimum.accumulate(np.append(np.inf, thresholds[:-1]))
+    share = np.where(thresholds < before, 1.0, _SHADOWED if walk.window else 0.0)
+    quantity = fall_at_once(thresholds, np.diff(table[:, 0] + table[:, 1]))
+    return Stakes(share * quantity, share * (fall[after] - fall[:-1]), np.maximum.accumulate(np.minimum(short, after)))
 
 
 class Proposal(eqx.Module):
-    """Tables over levels and numbers sold."""
+    """Tables over levels and accounts, descending along a row: sums from an account on."""
 
-    stake: Float[Array, " accounts"]
-    margin: Float[Array, "points places_plus_1"]  # descending along a row
+    quantity: Float[Array, " accounts"]
+    fall: Float[Array, " accounts"]
+    short: Float[Array, " accounts"]  # quantity in deficit when the level passes the threshold
+    first_short: Int[Array, " places_plus_1"]  # the first account whose sale finds more in deficit than are sold
+    by_quantity: Float[Array, "points places_plus_1"]
+    by_fall: Float[Array, "points places_plus_1"]
+    by_short: Float[Array, "points places_plus_1"]
+    fall_at: Float[Array, " points"]  # of sales that end at a level
     lowest: Float[Array, ""]
     spacing: Float[Array, ""]
     sold: Float[Array, " places_plus_1"]
@@ -60,30 +98,81 @@ class Proposal(eqx.Module):
     def build(cls, walk: LadderWalk) -> "Proposal":
         """Tables of a walk, made on the host in float64."""
         table = np.asarray(walk.clearing.sums.table, np.float64)[0]
-        sold = table[:, 0] + table[:, 1]
+        sold, at = table[:, 0] + table[:, 1], stakes(walk)
         thresholds = np.asarray(walk.clearing.thresholds, np.float64)[:-1]
-        before = np.minimum.accumulate(np.append(np.inf, thresholds[:-1]))
-        # Sales without a breaker end at a threshold that is lower than all before it, so that no other one matters.
-        stake = fall_at_once(thresholds, np.diff(sold))
-        stake = stake * np.where(thresholds < before, 1.0, _SHADOWED if walk.window else 0.0)
         reach = _BEYOND * float(walk.law.deviation)
         levels = np.linspace(thresholds.min() - reach, thresholds.max() + reach, _POINTS).astype(walk.dtype)
         moves = jnp.asarray(thresholds.astype(walk.dtype)[None, :] - levels[:, None])
-        mass = np.asarray(walk.density(moves), np.float64) * stake
-        tail = np.append(np.cumsum(mass[:, ::-1], axis=1)[:, ::-1], np.zeros((_POINTS, 1)), axis=1)
-        numbers = (stake, tail, levels[0], levels[1] - levels[0], sold)
-        return cls(*(jnp.asarray(np.asarray(number).astype(walk.dtype)) for number in numbers))
+        density = np.asarray(walk.density(moves), np.float64)
 
-    def _row(self, level: Float[Array, ""]) -> Int[Array, ""]:
-        return jnp.clip(jnp.round((level - self.lowest) / self.spacing), 0.0, self.margin.shape[0] - 1.0).astype(jnp.int32)
+        def sums(of: np.ndarray) -> np.ndarray:
+            return np.append(np.cumsum((density * of)[:, ::-1], axis=1)[:, ::-1], np.zeros((_POINTS, 1)), axis=1)
 
-    def masses(self, walk: LadderWalk, state: WalkState) -> Float[Array, " families"]:
-        """Masses of the step after a state: of the margin thresholds and, if there is a breaker, of its own."""
-        masses = [self.margin.reshape(-1)[self._row(state.level) * self.margin.shape[1] + state.sold]]
+        lows = np.minimum.accumulate(thresholds)
+        numbers = {
+            "quantity": at.quantity,
+            "fall": at.fall,
+            "short": sold[at.short],
+            "by_quantity": sums(at.quantity),
+            "by_fall": sums(at.fall),
+            "by_short": sums(at.fall * sold[at.short]),
+            "fall_at": np.asarray(walk.clearing.fall)[np.searchsorted(-lows, -levels.astype(np.float64))],
+            "lowest": levels[0],
+            "spacing": levels[1] - levels[0],
+            "sold": sold,
+        }
+        first = np.searchsorted(at.short, np.arange(thresholds.size + 1), side="right")
+        return cls(
+            first_short=jnp.asarray(np.maximum(first, np.arange(first.size)).astype(np.int32)),
+            **{name: jnp.asarray(np.asarray(x).astype(walk.dtype)) for name, x in numbers.items()},
+        )
+
+    def place(self, level: Float[Array, "*levels"]) -> Int[Array, "*levels"]:
+        """The point of the grid nearest to a level."""
+        points = self.fall_at.shape[0]
+        return jnp.clip(jnp.round((level - self.lowest) / self.spacing), 0.0, points - 1.0).astype(jnp.int32)
+
+    def _deep(self, start: Int[Array, ""], sold: Int[Array, ""]) -> Float[Array, ""]:
+        """Sum of p g (C - C_n)+ from the entry `start` of the flat tables on."""
+        short = self.by_short.reshape(-1)[start] - self.sold[sold] * self.by_fall.reshape(-1)[start]
+        return jnp.maximum(short, 0.0)
+
+    def masses(self, walk: LadderWalk, state: WalkState) -> Float[Array, " masses"]:
+        """Of the step after a state: of margin thresholds by quantity, by fall and, if there is a breaker, of trip points."""
+        row = self.place(state.level) * self.sold.shape[0]
+        by_quantity = self.by_quantity.reshape(-1)[row + state.sold]
+        masses = [by_quantity, self._deep(row + self.first_short[state.sold], state.sold)]
         if walk.window:
             parting, others, _ = self._trips(walk, state)
             masses.append(parting + others)
         return jnp.where(state.halt == 0, 1.0, 0.0) * jnp.stack(masses)
+
+    def draw_margin(
+        self, walk: LadderWalk, state: WalkState, deficit: Float[Array, ""], uniform: Float[Array, ""]
+    ) -> Draw:
+        """A margin threshold not yet passed, by its density at the nearest level of the grid and its stake."""
+        places, grid = self.sold.shape[0], self.place(state.level)
+        row, first = grid * places, self.first_short[state.sold]
+        by_quantity = deficit * self.by_quantity.reshape(-1)[row + state.sold]
+        total = by_quantity + self._deep(row + first, state.sold)
+        wanted, by_fall = uniform * total, uniform * total >= by_quantity
+        # The last place with more than what is wanted from it on.
+        place, rest = jnp.where(by_fall, first, state.sold), jnp.where(by_fall, wanted - by_quantity, wanted)
+        for bit in reversed(range(places.bit_length())):
+            ahead = jnp.minimum(place + 2**bit, places - 1)
+            beyond = jnp.where(
+                by_fall, self._deep(row + ahead, state.sold), deficit * self.by_quantity.reshape(-1)[row + ahead]
+            )
+            place = jnp.where(beyond > rest, ahead, place)
+        place = jnp.minimum(place, walk.accounts - 1)
+        level = walk.clearing.thresholds[place]
+        deep = jnp.where(
+            place >= first, self.fall[place] * jnp.maximum(self.short[place] - self.sold[state.sold], 0.0), 0.0
+        )
+        near = walk.density(level - (self.lowest + grid.astype(walk.dtype) * self.spacing))
+        chance = near * (deficit * self.quantity[place] + deep)
+        there = walk.density(level - state.level)
+        return Draw(place, level, jnp.where(chance > 0.0, total * there / jnp.where(chance > 0.0, chance, 1.0), 0.0))
 
     def _trips(self, walk: LadderWalk, state: WalkState) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
         """Masses of the last trip point and of the others together, and the number of the last."""
@@ -92,18 +181,6 @@ class Proposal(eqx.Module):
         parting = walk.density(floor + fall[last] - state.level)
         first = walk.density(floor + fall[state.sold] - state.level)
         return parting, (self.sold[last] - self.sold[state.sold]) * jnp.maximum(parting, first), last
-
-    def draw_margin(self, walk: LadderWalk, state: WalkState, uniform: Float[Array, ""]) -> Draw:
-        """A margin threshold not yet passed, by its density at the nearest level of the table and its stake."""
-        row = self._row(state.level)
-        sums = self.margin[row]
-        total = sums[state.sold]
-        place = count_above(sums[None, :], (uniform * total)[None], THRESHOLD)[0] - 1
-        place = jnp.clip(place, state.sold, walk.accounts - 1)
-        level = walk.clearing.thresholds[place]
-        chance = walk.density(level - (self.lowest + row.astype(walk.dtype) * self.spacing)) * self.stake[place]
-        there = walk.density(level - state.level)
-        return Draw(place, level, jnp.where(chance > 0.0, total * there / jnp.where(chance > 0.0, chance, 1.0), 0.0))
 
     def draw_trip(self, walk: LadderWalk, state: WalkState, uniform: Float[Array, ""]) -> Draw:
         """A trip point: the last one, or one of the others by the quantity of the sale it stops."""
@@ -124,16 +201,21 @@ class Proposal(eqx.Module):
         return Draw(place, level, there / chance)
 
 
+def at_stake(walk: LadderWalk, deficit: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
+    """Deficit in log price that is taken to be at stake, from one in deviations of a step."""
+    return jnp.maximum(deficit, _LEAST) * walk.law.deviation
+
+
 class Shown(NamedTuple):
-    """What branches need of a step: the state before it, its masses, its move and whether that is a jump.
+    """What branches need of a step: the state before it, its masses, its move and its likelihood ratio.
 
     The state is without slopes, which no branch needs, and without the window, which is read from the steps before.
     """
 
     state: WalkState
-    masses: Float[Array, " families"]
+    masses: Float[Array, " masses"]
     move: Float[Array, ""]
-    jump: Bool[Array, ""]
+    ratio: Float[Array, ""]
 
 
 class Recorded(AbstractCompanion):
@@ -151,7 +233,7 @@ class Recorded(AbstractCompanion):
         masses, increment = self.proposal.masses(self.walk, state), self.walk.increment(noise)
         none = jnp.zeros(0, self.dtype)
         lean = state._replace(debt_slopes=none, income_slopes=none, window=none, window_sold=jnp.zeros(0, jnp.int32))
-        return self.walk.step(state, noise)[0], Shown(lean, masses, increment.move, increment.jump)
+        return self.walk.step(state, noise)[0], Shown(lean, masses, increment.move, increment.ratio)
 
     def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
         """The walk's outcome."""
