@@ -38,7 +38,8 @@ from .companion import AbstractCompanion
 from .functionals import AbstractFunctional, refuse_jumps
 from .hindsight import hindsight
 from .ladder import Ladder
-from .proposal import Proposal, Recorded, at_stake, restored
+from .pool import Recorded, Steps, highest, restored
+from .proposal import Proposal, at_stake
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
 from .walk import LadderWalk, Side, WalkState
 
@@ -47,22 +48,20 @@ _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
 class Branch(NamedTuple):
-    """Branches: step, place of the path in the pool, number of the path, number of the branch; deficit at stake."""
+    """Branches: step, place of the path in the pool, number of the path, number of the branch."""
 
     step: UInt32[np.ndarray, " branches"]
     row: Int[np.ndarray, " branches"]
     path: UInt32[np.ndarray, " branches"]
     number: UInt32[np.ndarray, " branches"]
-    deficit: Float[np.ndarray, " branches"]
 
 
 class Pool(NamedTuple):
-    """A pool: outcomes of its paths, states before every step, and of every step its mass for each family and its cell."""
+    """Outcomes of paths; of every step what was before it, its weight and deficit at stake, for each family mass and cell."""
 
     first: int
     outcome: dict[str, np.ndarray]
-    states: WalkState
-    deficit: Float[np.ndarray, "paths steps"]
+    steps: tuple[Steps, Array, Array]
     mass: list[Float[np.ndarray, "paths steps"]]
     cell: list[Int[np.ndarray, "paths steps"]]
 
@@ -82,9 +81,9 @@ class Twins(AbstractCompanion):
         return (low, high), None
 
     def outcome(self, state: tuple[WalkState, WalkState]) -> dict[str, Float[Array, ""]]:
-        """Weight, which is common, times the difference of the values, below less above."""
-        low, high = (self.walk.outcome(one) for one in state)
-        return {"gap": low["weight"] * (low["value"] - high["value"])}
+        """The difference of the values, below less above."""
+        low, high = (self.walk.outcome(one)["value"] for one in state)
+        return {"gap": low - high}
 
 
 def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place: Int[Array, ""]) -> Float[Array, "4"]:
@@ -100,47 +99,42 @@ def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place
 
 
 @entry_point
-def _forward(recorded: Recorded, keys: Any, paths: Any) -> Any:
-    """Outcomes, states before every step, masses and cells of every step."""
-    outcome, shown = batch(recorded, keys, paths, record=True)
-    walk, proposal = recorded.walk, recorded.proposal
-    seen = hindsight(walk, proposal.fall_at, proposal.lowest, proposal.spacing, shown.state, shown.move)
-    weight = outcome["weight"][:, None] / shown.ratio
-    deficit = at_stake(walk, seen.deficit)
-    masses = [weight * (deficit * shown.masses[..., 0] + shown.masses[..., 1])]
-    cells = [importance.margin_cells(walk, shown, seen, deficit)]
+def _forward(recorded: Recorded, proposal: Proposal, keys: Any, paths: Any) -> Any:
+    """Outcomes; of every step what was before it, the deficit at stake and, for each family, mass and cell."""
+    outcome, steps = batch(recorded, keys, paths, record=True)
+    walk = recorded.walk
+    seen, level = hindsight(walk, proposal, steps), steps.level
+    weight, deficit = outcome["weight"][:, None] / steps.ratio, at_stake(walk, seen.deficit)
+    by_quantity, by_fall = proposal.margin_masses(level, steps.sold)
+    near = deficit * by_quantity
+    masses, cells = [weight * (near + by_fall)], [importance.margin_cells(walk, steps, seen, by_fall > near)]
     if walk.window:
-        masses.append(weight * shown.masses[..., 2])
-        cells.append(importance.trip_cells(walk, shown, seen))
-    return outcome, shown.state, deficit, masses, cells
+        trips = proposal.trip_mass(walk, level, steps.sold, highest(walk, steps) - walk.band)
+        masses = [jnp.where(steps.halt == 0, mass, 0.0) for mass in (*masses, weight * trips)]
+        cells.append(importance.trip_cells(walk, steps, seen))
+    return outcome, (steps, weight, deficit), masses, cells
 
 
 @entry_point
 def _branches(
-    walk: LadderWalk,
-    proposal: Proposal,
-    breaker: Any,
-    states: WalkState,
-    keys: Any,
-    draw_key: Any,
-    branch: Branch,
+    walk: LadderWalk, proposal: Proposal, breaker: Any, steps: Any, keys: Any, draw_key: Any, branch: Branch
 ) -> Float[Array, "5 branches"]:
-    """What drawn branches are worth to all `PARAMETERS`, and as such; `states` are those before every step of the pool."""
+    """What drawn branches are worth to all `PARAMETERS`, and as such; `steps` are those of the pool, weights and deficits."""
+    of_steps, weights, deficits = steps
 
-    def fork(row: Any, step: Any, number: Any, deficit: Any) -> Any:
-        state = restored(walk, states, row, step.astype(jnp.int32))
+    def fork(row: Any, step: Any, number: Any) -> Any:
+        state = restored(walk, of_steps, row, step)
         uniform = _streams.uniforms(draw_key, number, jnp.uint32(0), 1, walk.dtype)[0]
-        draw = proposal.draw_margin(walk, state, deficit, uniform)
+        draw = proposal.draw_margin(walk, state, deficits[row, step], uniform)
         if walk.window:
             trip = proposal.draw_trip(walk, state, uniform)
             draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
-        pair = tuple(
-            walk.advance(state, draw.level, Side(breaker, draw.place, jnp.asarray(low))) for low in (True, False)
-        )
-        one = jnp.ones(1, walk.dtype)
-        return pair, jnp.append(velocity(walk, state, breaker, draw.place), one) * draw.factor
+        sides = [Side(breaker, draw.place, jnp.asarray(below)) for below in (True, False)]
+        pair = tuple(walk.advance(state, draw.level, side) for side in sides)
+        moves = jnp.append(velocity(walk, state, breaker, draw.place), jnp.ones(1, walk.dtype))
+        return pair, moves * (draw.factor * weights[row, step])
 
-    pair, factor = jax.vmap(fork)(branch.row, branch.step, branch.number, branch.deficit)
+    pair, factor = jax.vmap(fork)(branch.row, branch.step.astype(jnp.int32), branch.number)
     gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
     # Where no threshold is in reach of the step there was nothing to draw.
     return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
@@ -170,7 +164,7 @@ class Branching:
 
     def __init__(self, walk: LadderWalk, *, seed: int, size: int, chunk: int):
         self.walk, self.size, self.lanes = walk, size, LANES * -(-min(chunk, size) // LANES)
-        self.recorded = Recorded(walk, Proposal.build(walk))
+        self.proposal = Proposal.build(walk)
         self.keys = _streams.noise_keys(seed, "market")
         names = ("selection", "margin", "breaker")
         self.select_key, *self.draw_keys = (_streams.stream_key(seed, f"branch/{name}") for name in names)
@@ -180,9 +174,9 @@ class Branching:
         """The paths from number `first` on."""
         numbers = np.arange(first, first + self.size, dtype=np.uint32)
         filled = np.resize(numbers, -(-self.size // LANES) * LANES)
-        outcome, states, *of_steps = _forward(self.recorded, self.keys, filled)
+        outcome, steps, *of_steps = _forward(Recorded(self.walk), self.proposal, self.keys, filled)
         outcome = {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}
-        return Pool(first, outcome, states, *jax.tree.map(lambda x: np.asarray(x)[: self.size], of_steps))
+        return Pool(first, outcome, steps, *jax.tree.map(lambda x: np.asarray(x)[: self.size], of_steps))
 
     def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Per branch: what it is worth (a row per parameter, and as such), its mass, its cell."""
@@ -197,9 +191,9 @@ class Branching:
             at = np.minimum(np.arange(start, start + self.lanes), self.size - 1)
             numbers = (step[at], pool.first + row[at], pool.first + at)
             steps, paths, branches = (x.astype(np.uint32) for x in numbers)
-            branch = Branch(steps, row[at].astype(np.int32), paths, branches, pool.deficit[row[at], step[at]])
-            given = (np.asarray(family == 1), pool.states, self.keys, self.draw_keys[family], branch)
-            return np.asarray(_branches(self.walk, self.recorded.proposal, *given), np.float64)
+            branch = Branch(steps, row[at].astype(np.int32), paths, branches)
+            given = (np.asarray(family == 1), pool.steps, self.keys, self.draw_keys[family], branch)
+            return np.asarray(_branches(self.walk, self.proposal, *given), np.float64)
 
         parts = in_threads(some, range(0, self.size, self.lanes))
         return np.concatenate(parts, axis=1)[:, : self.size] * scale, omega[row, step], cell[row, step]

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .walk import LadderWalk, WalkState
+from .pool import Steps
+from .proposal import Proposal
+from .walk import LadderWalk
 
 
 class Hindsight(NamedTuple):
@@ -40,17 +42,12 @@ def first_depth(positions: Float[Array, "paths steps"]) -> Float[Array, "paths s
     return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here)).T
 
 
-def hindsight(
-    walk: LadderWalk, fall_at: Float[Array, " levels"], lowest: Float[Array, ""], spacing: Float[Array, ""],
-    states: WalkState, moves: Float[Array, "paths steps"],
-) -> Hindsight:  # fmt: skip
-    """Of every step of a pool; `fall_at`: fall of sales that end at the levels of a table."""
+def hindsight(walk: LadderWalk, proposal: Proposal, steps: Steps) -> Hindsight:
+    """Of every step of a pool."""
     clearing, unit = walk.clearing, walk.law.deviation
-    after = states.level + moves
-    depth = first_depth(after.astype(jnp.float32)).astype(walk.dtype)
-    threshold = clearing.thresholds[jnp.minimum(states.sold, walk.accounts - 1)]
-    place = jnp.clip((threshold - depth - lowest) / spacing, 0.0, fall_at.shape[0] - 1.0).astype(jnp.int32)
-    further = jnp.maximum(fall_at[place] - clearing.fall[states.sold], 0.0)
+    depth = first_depth(steps.after.astype(jnp.float32)).astype(walk.dtype)
+    threshold = clearing.thresholds[jnp.minimum(steps.sold, walk.accounts - 1)]
+    further = jnp.maximum(proposal.fall_at[proposal.levels.place(threshold - depth)] - clearing.fall[steps.sold], 0.0)
     deficit = jnp.where(depth > 0.0, depth + further + jnp.log1p(-walk.maintenance), -jnp.inf)
     ahead = jnp.minimum(jnp.arange(walk.steps) + walk.halt + 1, walk.steps - 1)
-    return Hindsight(deficit / unit, (after - after[:, ahead]) / unit)
+    return Hindsight(deficit / unit, (steps.after - steps.after[:, ahead]) / unit)

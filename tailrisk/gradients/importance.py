@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .hindsight import Hindsight
-from .proposal import Shown
+from .pool import Steps
 from .walk import LadderWalk
 
 _DEFICITS = (-1e9, -4.0, -2.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # deviations of a step; first: never comes back
@@ -28,20 +28,18 @@ def _bin(values: Array, edges: tuple[float, ...]) -> Array:
     return sum((values >= edge).astype(jnp.int16) for edge in edges)  # pyright: ignore[reportReturnType]
 
 
-def margin_cells(walk: LadderWalk, shown: Shown, seen: Hindsight, deficit: Array) -> Int[Array, "paths steps"]:
-    """Cells of steps for the thresholds of accounts."""
-    threshold = walk.clearing.thresholds[shown.state.sold]
-    distance = (shown.state.level - threshold) / walk.law.deviation
-    deep = (shown.masses[..., 1] > deficit * shown.masses[..., 0]).astype(jnp.int16)
+def margin_cells(walk: LadderWalk, steps: Steps, seen: Hindsight, is_deep: Array) -> Int[Array, "paths steps"]:
+    """Cells of steps for the thresholds of accounts; `is_deep`: a jump into deficit is most of the mass."""
+    distance = (steps.level - walk.clearing.thresholds[steps.sold]) / walk.law.deviation
     cell = _bin(seen.deficit, _DEFICITS) * jnp.int16(len(_DISTANCES) + 1) + _bin(distance, _DISTANCES)
-    return cell * jnp.int16(2) + deep
+    return cell * jnp.int16(2) + is_deep.astype(jnp.int16)
 
 
-def trip_cells(walk: LadderWalk, shown: Shown, seen: Hindsight) -> Int[Array, "paths steps"]:
+def trip_cells(walk: LadderWalk, steps: Steps, seen: Hindsight) -> Int[Array, "paths steps"]:
     """Cells of steps for trip points."""
     thresholds = walk.clearing.thresholds[:-1]
     lowest, highest = jnp.min(thresholds), jnp.max(thresholds)
-    place = (shown.state.level - lowest) / jnp.maximum(highest - lowest, walk.law.deviation) * (_LEVELS - 1.0)
+    place = (steps.level - lowest) / jnp.maximum(highest - lowest, walk.law.deviation) * (_LEVELS - 1.0)
     level = jnp.clip(jnp.floor(place), 0.0, _LEVELS - 1.0).astype(jnp.int16)
     return _bin(seen.fall, _FALLS) * jnp.int16(_LEVELS) + level
 

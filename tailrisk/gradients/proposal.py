@@ -13,20 +13,18 @@ A breaker is met at the levels c_r = floor + G_r, r = n, ..., r*, the last of wh
 others the breaker only stops one sale earlier: their stakes are 1 and the quantity of that sale.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._streams import Noise
 from ..positions.search import count_above
 from .clearing import THRESHOLD
-from .companion import AbstractCompanion
 from .walk import LadderWalk, WalkState
 
-_POINTS = 512
+_POINTS, _MOVES = 512, 2048
 _BEYOND = 8.0  # deviations around the thresholds that the tables cover
 _SHADOWED = 0.2  # of its stake: a threshold that matters only after a breaker has stopped sales half-way
 _LEAST = 0.1  # deviations: least deficit that is taken to be at stake
@@ -79,20 +77,51 @@ def stakes(walk: LadderWalk) -> Stakes:
     return Stakes(share * quantity, share * (fall[after] - fall[:-1]), np.maximum.accumulate(np.minimum(short, after)))
 
 
+class Grid(eqx.Module):
+    """Equidistant numbers."""
+
+    lowest: Float[Array, ""]
+    spacing: Float[Array, ""]
+    points: int = eqx.field(static=True)
+
+    @classmethod
+    def build(cls, lowest: float, highest: float, points: int, dtype: Any) -> "Grid":
+        """From `lowest` to `highest`."""
+        spacing = (highest - lowest) / (points - 1.0)
+        return cls(jnp.asarray(np.asarray(lowest, dtype)), jnp.asarray(np.asarray(spacing, dtype)), points)
+
+    @property
+    def numbers(self) -> Float[Array, " points"]:
+        """All of them."""
+        return self.number(jnp.arange(self.points, dtype=jnp.int32))
+
+    def number(self, place: Int[Array, "*places"]) -> Float[Array, "*places"]:
+        """That at a place."""
+        return self.lowest + place.astype(self.lowest.dtype) * self.spacing
+
+    def place(self, value: Float[Array, "*values"]) -> Int[Array, "*values"]:
+        """That of the nearest number."""
+        return jnp.clip(jnp.round((value - self.lowest) / self.spacing), 0.0, self.points - 1.0).astype(jnp.int32)
+
+
 class Proposal(eqx.Module):
-    """Tables over levels and accounts, descending along a row: sums from an account on."""
+    """Tables over levels, accounts, moves of a step and prices; sums from an account on descend along a row."""
 
     quantity: Float[Array, " accounts"]
     fall: Float[Array, " accounts"]
     short: Float[Array, " accounts"]  # quantity in deficit when the level passes the threshold
     first_short: Int[Array, " places_plus_1"]  # the first account whose sale finds more in deficit than are sold
-    by_quantity: Float[Array, "points places_plus_1"]
-    by_fall: Float[Array, "points places_plus_1"]
-    by_short: Float[Array, "points places_plus_1"]
-    fall_at: Float[Array, " points"]  # of sales that end at a level
-    lowest: Float[Array, ""]
-    spacing: Float[Array, ""]
     sold: Float[Array, " places_plus_1"]
+    levels: Grid
+    by_quantity: Float[Array, "levels places_plus_1"]
+    by_fall: Float[Array, "levels places_plus_1"]
+    by_short: Float[Array, "levels places_plus_1"]
+    at_start: Float[Array, "levels places_plus_1 2"]  # by quantity, and by fall for those in deficit beyond the sold
+    fall_at: Float[Array, " levels"]  # of sales that end at a level
+    moves: Grid
+    density: Float[Array, " moves"]
+    floors: Grid
+    last_at: Int[Array, " floors"]  # count at the last trip point where the breaker's floor is a price
 
     @classmethod
     def build(cls, walk: LadderWalk) -> "Proposal":
@@ -100,58 +129,78 @@ class Proposal(eqx.Module):
         table = np.asarray(walk.clearing.sums.table, np.float64)[0]
         sold, at = table[:, 0] + table[:, 1], stakes(walk)
         thresholds = np.asarray(walk.clearing.thresholds, np.float64)[:-1]
-        reach = _BEYOND * float(walk.law.deviation)
-        levels = np.linspace(thresholds.min() - reach, thresholds.max() + reach, _POINTS).astype(walk.dtype)
-        moves = jnp.asarray(thresholds.astype(walk.dtype)[None, :] - levels[:, None])
-        density = np.asarray(walk.density(moves), np.float64)
+        law, fall, dtype = walk.law, np.asarray(walk.clearing.fall, np.float64), walk.dtype
+        reach = _BEYOND * float(law.deviation)
+        levels = Grid.build(thresholds.min() - reach, thresholds.max() + reach, _POINTS, dtype)
+        density = np.asarray(walk.density(jnp.asarray(thresholds.astype(dtype)) - levels.numbers[:, None]), np.float64)
 
         def sums(of: np.ndarray) -> np.ndarray:
             return np.append(np.cumsum((density * of)[:, ::-1], axis=1)[:, ::-1], np.zeros((_POINTS, 1)), axis=1)
 
+        first = np.searchsorted(at.short, np.arange(sold.size), side="right")
+        first = np.maximum(first, np.arange(sold.size))
+        by_quantity, by_fall, by_short = (sums(of) for of in (at.quantity, at.fall, at.fall * sold[at.short]))
+        deep = np.maximum(by_short[:, first] - sold * by_fall[:, first], 0.0)
         lows = np.minimum.accumulate(thresholds)
-        numbers = {
-            "quantity": at.quantity,
-            "fall": at.fall,
-            "short": sold[at.short],
-            "by_quantity": sums(at.quantity),
-            "by_fall": sums(at.fall),
-            "by_short": sums(at.fall * sold[at.short]),
-            "fall_at": np.asarray(walk.clearing.fall)[np.searchsorted(-lows, -levels.astype(np.float64))],
-            "lowest": levels[0],
-            "spacing": levels[1] - levels[0],
-            "sold": sold,
-        }
-        first = np.searchsorted(at.short, np.arange(thresholds.size + 1), side="right")
-        return cls(
-            first_short=jnp.asarray(np.maximum(first, np.arange(first.size)).astype(np.int32)),
-            **{name: jnp.asarray(np.asarray(x).astype(walk.dtype)) for name, x in numbers.items()},
-        )
+        far = abs(float(law.drift)) + abs(float(law.jump_mean))
+        far += _BEYOND * float(np.hypot(law.deviation, law.jump_deviation))
+        moves = Grid.build(-far, far, _MOVES, dtype)
+        stops = (
+            lows - fall[1:]
+        )  # descending: with a floor below the r-th of them, r + 1 accounts can be sold before a stop
+        floors = Grid.build(stops[-1] - reach, stops[0] + reach, _POINTS, dtype)
 
-    def place(self, level: Float[Array, "*levels"]) -> Int[Array, "*levels"]:
-        """The point of the grid nearest to a level."""
-        points = self.fall_at.shape[0]
-        return jnp.clip(jnp.round((level - self.lowest) / self.spacing), 0.0, points - 1.0).astype(jnp.int32)
+        def numbers(of: Any) -> Array:
+            return jnp.asarray(np.asarray(of, np.float64).astype(dtype))
+
+        def counts(of: np.ndarray) -> Array:
+            return jnp.asarray(of.astype(np.int32))
+
+        return cls(
+            quantity=numbers(at.quantity),
+            fall=numbers(at.fall),
+            short=numbers(sold[at.short]),
+            first_short=counts(first),
+            sold=numbers(sold),
+            levels=levels,
+            by_quantity=numbers(by_quantity),
+            by_fall=numbers(by_fall),
+            by_short=numbers(by_short),
+            at_start=numbers(np.stack([by_quantity, deep], axis=-1)),
+            fall_at=numbers(fall[np.searchsorted(-lows, -np.asarray(levels.numbers, np.float64))]),
+            moves=moves,
+            density=walk.density(moves.numbers),
+            floors=floors,
+            last_at=counts(np.searchsorted(-stops, -np.asarray(floors.numbers, np.float64))),
+        )
 
     def _deep(self, start: Int[Array, ""], sold: Int[Array, ""]) -> Float[Array, ""]:
         """Sum of p g (C - C_n)+ from the entry `start` of the flat tables on."""
         short = self.by_short.reshape(-1)[start] - self.sold[sold] * self.by_fall.reshape(-1)[start]
         return jnp.maximum(short, 0.0)
 
-    def masses(self, walk: LadderWalk, state: WalkState) -> Float[Array, " masses"]:
-        """Of the step after a state: of margin thresholds by quantity, by fall and, if there is a breaker, of trip points."""
-        row = self.place(state.level) * self.sold.shape[0]
-        by_quantity = self.by_quantity.reshape(-1)[row + state.sold]
-        masses = [by_quantity, self._deep(row + self.first_short[state.sold], state.sold)]
-        if walk.window:
-            parting, others, _ = self._trips(walk, state)
-            masses.append(parting + others)
-        return jnp.where(state.halt == 0, 1.0, 0.0) * jnp.stack(masses)
+    def margin_masses(
+        self, level: Float[Array, "*steps"], sold: Int[Array, "*steps"]
+    ) -> tuple[Float[Array, "*steps"], Float[Array, "*steps"]]:
+        """Of steps from a level and a count: sums over thresholds by quantity, to be multiplied by a deficit, and by fall."""
+        both = self.at_start.reshape(-1, 2)[self.levels.place(level) * self.sold.shape[0] + sold]
+        return both[..., 0], both[..., 1]
+
+    def trip_mass(
+        self, walk: LadderWalk, level: Float[Array, "*steps"], sold: Int[Array, "*steps"], floor: Float[Array, "*steps"]
+    ) -> Float[Array, "*steps"]:
+        """Of the trip points of steps, where the breaker stops sales below a floor."""
+        fall = walk.clearing.fall
+        last = jnp.maximum(self.last_at[self.floors.place(floor)], sold)
+        parting, first = (self.density[self.moves.place(floor + fall[count] - level)] for count in (last, sold))
+        mass = parting + (self.sold[last] - self.sold[sold]) * jnp.maximum(parting, first)
+        return jnp.where(jnp.isfinite(floor), mass, 0.0)
 
     def draw_margin(
         self, walk: LadderWalk, state: WalkState, deficit: Float[Array, ""], uniform: Float[Array, ""]
     ) -> Draw:
         """A margin threshold not yet passed, by its density at the nearest level of the grid and its stake."""
-        places, grid = self.sold.shape[0], self.place(state.level)
+        places, grid = self.sold.shape[0], self.levels.place(state.level)
         row, first = grid * places, self.first_short[state.sold]
         by_quantity = deficit * self.by_quantity.reshape(-1)[row + state.sold]
         total = by_quantity + self._deep(row + first, state.sold)
@@ -169,34 +218,30 @@ class Proposal(eqx.Module):
         deep = jnp.where(
             place >= first, self.fall[place] * jnp.maximum(self.short[place] - self.sold[state.sold], 0.0), 0.0
         )
-        near = walk.density(level - (self.lowest + grid.astype(walk.dtype) * self.spacing))
+        near = walk.density(level - self.levels.number(grid))
         chance = near * (deficit * self.quantity[place] + deep)
         there = walk.density(level - state.level)
         return Draw(place, level, jnp.where(chance > 0.0, total * there / jnp.where(chance > 0.0, chance, 1.0), 0.0))
 
-    def _trips(self, walk: LadderWalk, state: WalkState) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
-        """Masses of the last trip point and of the others together, and the number of the last."""
-        floor, fall = jnp.max(state.window) - walk.band, walk.clearing.fall
-        last = walk.clearing.last_before_stop(state.sold, floor)
-        parting = walk.density(floor + fall[last] - state.level)
-        first = walk.density(floor + fall[state.sold] - state.level)
-        return parting, (self.sold[last] - self.sold[state.sold]) * jnp.maximum(parting, first), last
-
     def draw_trip(self, walk: LadderWalk, state: WalkState, uniform: Float[Array, ""]) -> Draw:
         """A trip point: the last one, or one of the others by the quantity of the sale it stops."""
-        parting, others, last = self._trips(walk, state)
-        start, stop = self.sold[state.sold], self.sold[last]
-        share = parting / jnp.maximum(parting + others, jnp.finfo(walk.dtype).tiny)
-        share = jnp.where(last > state.sold, jnp.maximum(share, _PARTING), 1.0)
-        rest = jnp.clip((uniform - share) / jnp.maximum(1.0 - share, jnp.finfo(walk.dtype).tiny), 0.0, 1.0)
+        tiny = jnp.finfo(walk.dtype).tiny
+        floor = jnp.max(state.window) - walk.band
+        first, last = state.sold, walk.clearing.last_before_stop(state.sold, floor)
+        level = floor + walk.clearing.fall[jnp.stack([first, last])]
+        # While the window is empty there is no trip point, and the level is minus infinity.
+        ends = walk.density(jnp.where(jnp.isfinite(level), level - state.level, jnp.inf))
+        start, stop = self.sold[first], self.sold[last]
+        others = (stop - start) * jnp.max(ends)
+        share = jnp.where(last > first, jnp.maximum(ends[1] / jnp.maximum(ends[1] + others, tiny), _PARTING), 1.0)
+        rest = jnp.clip((uniform - share) / jnp.maximum(1.0 - share, tiny), 0.0, 1.0)
         above = count_above(-self.sold[None, :], -(start + rest * (stop - start))[None], THRESHOLD)[0]
-        other = jnp.clip(above - 1, state.sold, jnp.maximum(last - 1, state.sold))
+        other = jnp.clip(above - 1, first, jnp.maximum(last - 1, first))
         size = self.sold[other + 1] - self.sold[other]
         is_last = uniform < share
-        chance = jnp.where(is_last, share, (1.0 - share) * size / jnp.where(stop > start, stop - start, 1.0))
+        chance = jnp.where(is_last, share, (1.0 - share) * size / jnp.where(last > first, stop - start, 1.0))
         place = jnp.where(is_last, last, other)
-        level = jnp.max(state.window) - walk.band + walk.clearing.fall[place]
-        # While the window is empty there is no trip point, and the level is minus infinity.
+        level = floor + walk.clearing.fall[place]
         there = walk.density(jnp.where(jnp.isfinite(level), level - state.level, jnp.inf))
         return Draw(place, level, there / chance)
 
@@ -204,57 +249,3 @@ class Proposal(eqx.Module):
 def at_stake(walk: LadderWalk, deficit: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
     """Deficit in log price that is taken to be at stake, from one in deviations of a step."""
     return jnp.maximum(deficit, _LEAST) * walk.law.deviation
-
-
-class Shown(NamedTuple):
-    """What branches need of a step: the state before it, its masses, its move and its likelihood ratio.
-
-    The state is without slopes, which no branch needs, and without the window, which is read from the steps before.
-    """
-
-    state: WalkState
-    masses: Float[Array, " masses"]
-    move: Float[Array, ""]
-    ratio: Float[Array, ""]
-
-
-class Recorded(AbstractCompanion):
-    """A walk that shows what the choice of branches needs."""
-
-    walk: LadderWalk
-    proposal: Proposal
-
-    def init(self) -> WalkState:
-        """The walk's start."""
-        return self.walk.init()
-
-    def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, Shown]:
-        """The walk's step."""
-        masses, increment = self.proposal.masses(self.walk, state), self.walk.increment(noise)
-        none = jnp.zeros(0, self.dtype)
-        lean = state._replace(debt_slopes=none, income_slopes=none, window=none, window_sold=jnp.zeros(0, jnp.int32))
-        return self.walk.step(state, noise)[0], Shown(lean, masses, increment.move, increment.ratio)
-
-    def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
-        """The walk's outcome."""
-        return self.walk.outcome(state)
-
-
-def restored(walk: LadderWalk, states: WalkState, row: Int[Array, ""], step: Int[Array, ""]) -> WalkState:
-    """The state before a step of a path from those that a pool has shown (paths x steps)."""
-    lean, start = states_at(states, row, step), walk.init()
-    back = step - jnp.arange(walk.window, dtype=jnp.int32)[::-1]
-    at = jnp.maximum(back, 0)
-    sold = states.sold[row, at]
-    price = states.level[row, at] - walk.clearing.fall[sold]
-    return lean._replace(
-        debt_slopes=start.debt_slopes,
-        income_slopes=start.income_slopes,
-        window=jnp.where(back > 0, price, -jnp.inf),
-        window_sold=jnp.where(back > 0, sold, 0),
-    )
-
-
-def states_at(states: WalkState, row: Int[Array, ""], step: Int[Array, ""]) -> WalkState:
-    """The state that a path has shown before a step."""
-    return WalkState(*(leaf[row, step] for leaf in states))
