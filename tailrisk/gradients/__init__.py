@@ -11,7 +11,12 @@ from . import shift as shift
 from .auto import estimate as estimate
 from .functionals import AbstractFunctional as AbstractFunctional
 from .functionals import BadDebt as BadDebt
+from .functionals import Exceedance as Exceedance
+from .functionals import ForcedVolume as ForcedVolume
+from .functionals import FundExhausted as FundExhausted
+from .functionals import HaltedSteps as HaltedSteps
 from .functionals import TailExcess as TailExcess
+from .functionals import Totals as Totals
 from .functionals import UncoveredDebt as UncoveredDebt
 from .ladder import Ladder as Ladder
 from .ladder import LadderBook as LadderBook

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from .._fields import Real, count, real, to_real
+from ..leaves import current, with_parameters
 from ..policy import (
     AbstractConstraint,
     AbstractVariable,
@@ -33,7 +34,7 @@ from ..scenario import Scenario
 from .config import ConfigError, apply_override, read_toml, structure
 from .folder import write_atomic, write_json
 from .run import Study, from_table, prepare, resolved
-from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue, current, with_parameters
+from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
 
