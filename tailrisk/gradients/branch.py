@@ -6,14 +6,15 @@ level u after step t,
     d/dtheta E[F] = E[dF/dtheta at fixed events] + E sum_t sum_c p(c - u_{t-1}) dc/dtheta (V_t(c-) - V_t(c+)).
 
 The sum is sampled. Steps (t, i) of all paths i are drawn with probabilities omega / Omega by systematic resampling, then one
-of the thresholds of that step with probability kappa / sum of kappa, kappa = p(c - u_{t-1}) stake; the pair of paths that
-go on from just below and just above it, with the later noise of path i, is worth
+of the thresholds of that step with chance q (see `proposal`); the pair of paths that go on from just below and just above
+it, with the later noise of path i, is worth
 
-    (Omega / pool) weight (sum of kappa) / (omega stake) dc/dtheta (F(below) - F(above)),
+    (Omega / pool) weight p(c - u_{t-1}) / (omega q) dc/dtheta (F(below) - F(above)),
 
 weight without the step itself, whose density is the true one. dc/dtheta is a vector, so that one pair serves every
-parameter. Any omega and stake give the same mean: unbiased, breaker or not. Margin thresholds and those of the breaker are
-drawn apart.
+parameter. Any omega and q, positive where a threshold can be met, give the same mean: unbiased, breaker or not. They may
+look at the path's later noise (`hindsight`) and at what branches of other pools were worth (`importance`). Margin thresholds
+and those of the breaker are drawn apart.
 
 **Source:** Gong and Ho (1987) and Fu and Hu (1997) for perturbations of events; Bangaru, Li and Durand (2020) for sampling
 of boundaries; the pooled form is this project's.
@@ -202,7 +203,7 @@ class Branching:
         """Factors of cells from pools of at least `paths` paths that are not reported."""
         pools = range(PILOT_FIRST, PILOT_FIRST + paths, self.size)
         found = [[self.branches(pool, family) for family in families] for pool in map(self.pool, pools)]
-        for family, drawn in zip(families, zip(*found, strict=True), strict=True):
+        for family, drawn in zip(families, zip(*found, strict=True), strict=False):  # nothing drawn: nothing learned
             worth, _, cell = (np.concatenate(x, axis=-1) for x in zip(*drawn, strict=True))
             self.factor[family] = importance.learn(self.factor[family], cell, worth[-1])
 
@@ -257,9 +258,9 @@ def estimate(
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.
 
-    A batch is one pool, and all its states are held: about half a kB for every path and five steps. `chunk`: branches that run
+    A batch is one pool, and all its states are held: about 100 bytes for every path and step. `chunk`: branches that run
     together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
-    the choice of steps for margin thresholds is learned; with 0 it goes by their masses alone.
+    the choice of steps is refined; with 0 it goes by their masses alone.
 
     **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """

@@ -14,16 +14,16 @@ from .hindsight import Hindsight
 from .pool import Steps
 from .walk import LadderWalk
 
-_DEFICITS = (-1e9, -4.0, -2.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # deviations of a step; first: never comes back
-_DISTANCES = (1.0, 2.0, 4.0)
+DEFICITS = (-1e9, -4.0, -2.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)  # deviations of a step; first: never comes back
+DISTANCES = (1.0, 2.0, 4.0)
 _FALLS = (-4.0, 0.0, 2.0, 4.0, 8.0, 16.0)
 _LEVELS = 8
-CELLS = ((len(_DEFICITS) + 1) * (len(_DISTANCES) + 1) * 2, (len(_FALLS) + 1) * _LEVELS)
+CELLS = ((len(DEFICITS) + 1) * (len(DISTANCES) + 1) * 2, (len(_FALLS) + 1) * _LEVELS)
 _FLOOR = 0.02
 _TO_ALL = 2.0  # pseudo-counts of the shrinkage
 
 
-def _bin(values: Array, edges: tuple[float, ...]) -> Array:
+def bins(values: Array, edges: tuple[float, ...]) -> Array:
     """How many edges are not above each value."""
     return sum((values >= edge).astype(jnp.int16) for edge in edges)  # pyright: ignore[reportReturnType]
 
@@ -31,7 +31,7 @@ def _bin(values: Array, edges: tuple[float, ...]) -> Array:
 def margin_cells(walk: LadderWalk, steps: Steps, seen: Hindsight, is_deep: Array) -> Int[Array, "paths steps"]:
     """Cells of steps for the thresholds of accounts; `is_deep`: a jump into deficit is most of the mass."""
     distance = (steps.level - walk.clearing.thresholds[steps.sold]) / walk.law.deviation
-    cell = _bin(seen.deficit, _DEFICITS) * jnp.int16(len(_DISTANCES) + 1) + _bin(distance, _DISTANCES)
+    cell = bins(seen.deficit, DEFICITS) * jnp.int16(len(DISTANCES) + 1) + bins(distance, DISTANCES)
     return cell * jnp.int16(2) + is_deep.astype(jnp.int16)
 
 
@@ -41,7 +41,7 @@ def trip_cells(walk: LadderWalk, steps: Steps, seen: Hindsight) -> Int[Array, "p
     lowest, highest = jnp.min(thresholds), jnp.max(thresholds)
     place = (steps.level - lowest) / jnp.maximum(highest - lowest, walk.law.deviation) * (_LEVELS - 1.0)
     level = jnp.clip(jnp.floor(place), 0.0, _LEVELS - 1.0).astype(jnp.int16)
-    return _bin(seen.fall, _FALLS) * jnp.int16(_LEVELS) + level
+    return bins(seen.fall, _FALLS) * jnp.int16(_LEVELS) + level
 
 
 def learn(

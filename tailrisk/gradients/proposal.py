@@ -132,7 +132,8 @@ class Proposal(eqx.Module):
         law, fall, dtype = walk.law, np.asarray(walk.clearing.fall, np.float64), walk.dtype
         reach = _BEYOND * float(law.deviation)
         levels = Grid.build(thresholds.min() - reach, thresholds.max() + reach, _POINTS, dtype)
-        density = np.asarray(walk.density(jnp.asarray(thresholds.astype(dtype)) - levels.numbers[:, None]), np.float64)
+        ahead = thresholds.astype(dtype)[None, :] - np.asarray(levels.numbers)[:, None]
+        density = np.asarray(walk.density(jnp.asarray(ahead)), np.float64)
 
         def sums(of: np.ndarray) -> np.ndarray:
             return np.append(np.cumsum((density * of)[:, ::-1], axis=1)[:, ::-1], np.zeros((_POINTS, 1)), axis=1)
