@@ -107,6 +107,14 @@ def test_conditions_fail_away_from_the_optimum(two):
     assert not moved.holds(0.01)
 
 
+def test_without_a_limit_that_binds_all_of_the_cost_is_left_over(two):
+    problem, margins, *_ = two
+    loose = dataclasses.replace(problem, constraints=(Mean("bad_debt", 1.0),))
+    found = conditions(loose, margins)
+    assert found.prices.tolist() == [0.0]
+    assert found.residual == pytest.approx(found.pull)
+
+
 def test_a_touched_order_carries_its_own_multiplier():
     """With one deviation for both tiers reversed, the cheaper tier would be the higher one, and the order stops it."""
     variables = (Tiers("margins", start=(0.05, 0.3), lower=0.001, upper=0.9),)

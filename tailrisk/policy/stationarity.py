@@ -71,6 +71,8 @@ def stationarity(
         pull = shaken(slopes.cost, slopes.cost_error) / cost
         forces = shaken(slopes.bound, slopes.value_error)[binding] / limits[binding, None]
         sides = np.concatenate([forces, -np.array([wall for _, wall in walls]).reshape(-1, pull.size)])
+        if not len(sides):
+            return np.zeros(0), np.zeros(0), pull
         scale = np.linalg.norm(sides, axis=1)
         scale = np.where(scale > 0.0, scale, 1.0)
         found, _ = optimize.nnls((sides / scale[:, None]).T, -pull)
