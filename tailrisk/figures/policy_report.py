@@ -43,6 +43,10 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def _estimate(value: float | None, error: float | None) -> str:
+    return "-" if value is None or error is None else f"{_number(value)} ± {_number(1.96 * error, 2)}"
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """A Markdown table whose columns line up in plain text too."""
     lines = [list(head), *(list(row) for row in rows)]
@@ -117,8 +121,8 @@ def _prices(policy: dict[str, Any]) -> Iterator[str]:
         [
             name,
             "yes" if row["binding"] else "no",
-            f"{_number(row['price'])} ± {_number(1.96 * row['std_error'], 2)}",
-            _number(row["smooth"]),
+            _estimate(row["price"], row["std_error"]),
+            _estimate(row["smooth"], row["smooth_error"]),
             _number(row["along_front"]),
         ]
         for name, row in policy["shadow_prices"].items()
@@ -183,16 +187,12 @@ def _front(policy: dict[str, Any]) -> Iterator[str]:
                 _number(point["fresh"]),
                 _number(point["upper_bound"]),
                 point["certificate"].replace("_", " "),
-                f"{_number(point['price'])} ± {_number(_times(1.96, point['price_error']), 2)}",
+                _estimate(point["price"], point["price_error"]),
                 _number(point["slope"]),
             ]
         )
     head = ["target", "limit", "cost", "on the grid", "fresh paths", "upper bound", "certificate", "price", "slope"]
     yield from _table(head, rows)
-
-
-def _times(scale: float, value: Any) -> Any:
-    return None if value is None else scale * value
 
 
 def _robustness(policy: dict[str, Any]) -> Iterator[str]:

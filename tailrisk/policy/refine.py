@@ -84,7 +84,7 @@ class Refined:
     at_optimum: Judgement
 
 
-class _Hard:
+class Trials:
     """Cost and relative violations of the deciding model as functions of free numbers, each point evaluated once."""
 
     def __init__(self, problem: Problem, stream: Stream, z: float, room: float):
@@ -92,12 +92,14 @@ class _Hard:
         self.limits = (1.0 - room) * np.array([float(c.limit) for c in problem.constraints])
         self.seen: dict[bytes, tuple[np.ndarray, Judgement]] = {}
 
+    def values(self, free: np.ndarray) -> dict[str, np.ndarray]:
+        found = variables_.values(self.problem.variables, jnp.asarray(free))
+        return {name: np.asarray(value, float) for name, value in found.items()}
+
     def at(self, free: np.ndarray) -> Judgement:
         key = free.tobytes()
         if key not in self.seen:
-            values = variables_.values(self.problem.variables, jnp.asarray(free))
-            parameters = {name: np.asarray(value, float) for name, value in values.items()}
-            self.seen[key] = free.copy(), judge(self.problem, parameters, self.stream)
+            self.seen[key] = free.copy(), judge(self.problem, self.values(free), self.stream)
         return self.seen[key][1]
 
     def violations(self, judged: Judgement) -> np.ndarray:
@@ -130,7 +132,7 @@ def refine(
     free, radius, evaluations = variables_.free_numbers(problem.variables, start), method.radius, 0
     for share in method.shares:
         paths = min(max(int(share * stream.paths), 2), stream.paths)
-        hard = _Hard(cast, stream._replace(paths=paths), method.z, method.room)
+        hard = Trials(cast, stream._replace(paths=paths), method.z, method.room)
         scale = abs(hard.at(free).cost) or 1.0
         optimize.minimize(
             lambda u, hard=hard, scale=scale: hard.at(u).cost / scale,
@@ -150,7 +152,7 @@ def restore(problem: Problem, start: Mapping[str, Any], stream: Stream, method: 
     Minimizes the sum of squared violations under the deciding model; stops at the first policy without any.
     """
     method, cast = method or TrustRegion(), checked(problem)
-    hard = _Hard(cast, stream, method.z, method.room)
+    hard = Trials(cast, stream, method.z, method.room)
 
     def excess(free: np.ndarray) -> float:
         over = np.maximum(hard.violations(hard.at(free)), 0.0)
@@ -177,7 +179,7 @@ def settle(
     plain = {name: np.asarray(value, float) for name, value in parameters.items()}
     parameters = variables_.rounded(problem.variables, plain)  # the grid in double precision, whatever the run
     judged, before = (judge(cast, values, stream) for values in (parameters, plain))
-    violation = _Hard(cast, stream, z, room).violations(judged).max()
+    violation = Trials(cast, stream, z, room).violations(judged).max()
     bounds = judged.value + z * judged.std_error
     optimum = Policy(plain, before.levels)
     return Refined(

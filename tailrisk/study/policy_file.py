@@ -114,14 +114,15 @@ def _touched(all_rows: list[Row]) -> list[str]:
 
 def _prices(outcome: Outcome) -> dict[str, Any]:
     """Cost per unit of each limit: by multipliers of the deciding model, of its smooth twin, and along the front."""
-    optimal, smooth = outcome.audit.optimal, outcome.audit.smooth_prices
+    optimal, smooth = outcome.audit.optimal, outcome.audit.smooth_optimal
     out = {}
     for k, constraint in enumerate(outcome.problem.constraints):
         out[constraint.name] = {
             "price": optimal.prices[k],
             "std_error": optimal.price_errors[k],
             "binding": bool(optimal.binding[k]),
-            "smooth": None if smooth is None else smooth[k],
+            "smooth": None if smooth is None else smooth.prices[k],
+            "smooth_error": None if smooth is None else smooth.price_errors[k],
             "along_front": None,
         }
     for target in outcome.front:
@@ -138,16 +139,17 @@ def _sensitivities(outcome: Outcome, names: list[str]) -> list[dict[str, Any]]:
     out = []
     for j, (name, place) in enumerate(hard.entries):
         kind = "difference" if name.startswith("breaker.") else "pathwise"
+        twin = smooth if kind == "pathwise" else None  # the twin has no breaker
         row: dict[str, Any] = {
             "number": entry_name(name, place),
             "value": float(np.reshape(outcome.refined.optimum.parameters[name], -1)[place]),
             "gradient": kind,
-            "cost": _pair(hard, smooth, lambda s, j=j: (s.cost[j], s.cost_error[j])),
+            "cost": _pair(hard, twin, lambda s, j=j: (s.cost[j], s.cost_error[j])),
         }
         for k, constraint in enumerate(names):
             scale = 1.0 / limits[k]
             row[constraint] = _pair(
-                hard, smooth, lambda s, j=j, k=k, scale=scale: (scale * s.value[k, j], scale * s.value_error[k, j])
+                hard, twin, lambda s, j=j, k=k, scale=scale: (scale * s.value[k, j], scale * s.value_error[k, j])
             )
         out.append(row)
     return out

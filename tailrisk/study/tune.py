@@ -95,7 +95,7 @@ class Audit(NamedTuple):
     hard: Slopes
     smooth: Slopes | None
     optimal: Stationarity
-    smooth_prices: np.ndarray | None
+    smooth_optimal: Stationarity | None
 
 
 class Outcome(NamedTuple):
@@ -298,19 +298,17 @@ def _audit(problem: Problem, refined: Refined, stream: Stream, wanted: Tune, rep
     """Derivatives at the optimum before rounding, on the tuning paths."""
     began = time.monotonic()
     hard = differences(problem, refined.optimum, stream, z=Z)
-    smooth, smooth_prices = None, None
+    smooth = smooth_optimal = None
     optimal = stationarity(problem, refined.optimum.parameters, refined.at_optimum, hard, z=Z, room=ROOM)
     if wanted.audit_paths:
         few = Stream(AUDIT, wanted.seed, wanted.audit_paths, 256)
         smooth = pathwise(problem, refined.optimum, few, z=Z)
-        smooth_prices = stationarity(
-            problem, refined.optimum.parameters, refined.at_optimum, smooth, z=Z, room=ROOM
-        ).prices
+        smooth_optimal = stationarity(problem, refined.optimum.parameters, refined.at_optimum, smooth, z=Z, room=ROOM)
     report(
         f"derivatives of {len(hard.entries)} numbers: projected gradient {optimal.residual:.2%} of the cost per 10 %, "
         f"noise {optimal.noise:.2%}, {time.monotonic() - began:.0f} s"
     )
-    return Audit(hard, smooth, optimal, smooth_prices)
+    return Audit(hard, smooth, optimal, smooth_optimal)
 
 
 def _status(refined: Refined, audit: Audit, tolerance: float) -> str:
