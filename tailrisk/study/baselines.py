@@ -101,6 +101,23 @@ def _with_rates(base: Brackets, rates: np.ndarray, initial: np.ndarray) -> Brack
     return eqx.tree_at(lambda m: (m.maintenance_rates, m.max_leverage), base, (rates, 1.0 / initial))
 
 
+def twin_of(table: dict[str, Any], settings: Baselines) -> Scenario:
+    """The scenario on which rules are compared.
+
+    **Raises:** `ConfigError` if its margins are no table that could be scaled.
+    """
+    try:
+        scenario = from_table(merge(table, settings.change)).scenario
+    except ConfigError as error:
+        raise ConfigError(f"tune.baselines.change: {error}") from None
+    if not isinstance(scenario.margin, Brackets):
+        raise ConfigError(
+            f'tune.baselines: rules are scaled tables, margin.kind is "{type(scenario.margin).__name__}"; use "Brackets" '
+            "or paths = 0"
+        )
+    return scenario
+
+
 def compare(
     table: dict[str, Any], problem: Problem, policy: Policy, wanted: Any, report: Callable[[str], None]
 ) -> tuple[Rival, ...]:
@@ -109,12 +126,7 @@ def compare(
     if not settings.paths:
         return ()
     began = time.monotonic()
-    scenario = from_table(merge(table, settings.change)).scenario
-    if not isinstance(scenario.margin, Brackets):
-        raise ConfigError(
-            f'tune.baselines: rules are scaled tables, margin.kind is "{type(scenario.margin).__name__}"; use "Brackets" '
-            "or paths = 0"
-        )
+    scenario = twin_of(table, settings)
     risk = next((k for k, c in enumerate(problem.constraints) if isinstance(c, Mean)), 0)
     stream = Stream(ROOT, wanted.seed, settings.paths, max(LANES, settings.paths))
     twin = _Twin(with_parameters(scenario, policy.parameters), problem, stream, risk)
@@ -124,7 +136,7 @@ def compare(
         Rival("tuned policy", "itself", 1.0, ours.judged, nan, nan, 1.0),
         Rival("brackets in force", "itself", 1.0, incumbent.judged, nan, nan, 1.0),
     ]
-    for name, rule in rules(scenario.margin, settings):
+    for name, rule in rules(scenario.margin, settings):  # pyright: ignore[reportArgumentType]
         if not (rule(1.0).is_static or isinstance(scenario.positions, Accounts)):
             continue
         for equal in ("cost", "risk"):
@@ -155,8 +167,9 @@ def _matched(name: str, rule: Callable[[float], AbstractMargin], equal: str, twi
         return seen[log_scale]
 
     def gap(log_scale: float) -> float:
-        pair = (at(log_scale).cost, ours.cost) if equal == "cost" else (ours.debt, at(log_scale).debt)
-        return float(pair[0].mean() - pair[1].mean()) / float(pair[1].mean())  # rises with the scale
+        its = at(log_scale)  # the gap rises with the scale
+        more = its.cost - ours.cost if equal == "cost" else ours.debt - its.debt
+        return float(more.mean())
 
     low, high = float(np.log(_LEAST)), float(np.log(_MOST))
     nan = float("nan")

@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import InputError, count, to_real
+from .._fields import count, problems, to_real
 from .._streams import stream_key
 from ..policy import Policy, Problem, Stream
 from ..policy.problem import Judgement, checked, judge
@@ -92,14 +92,21 @@ def examine(
     worlds = []
     for world in panel.worlds:
         began = time.monotonic()
-        try:
-            there = from_table(merge(table, world.change)).scenario
-            worlds.append((world.name, seen(there)))
-        except InputError as error:
-            raise ConfigError(f"tune.robustness.worlds: {world.name}: {error}") from None
+        worlds.append((world.name, seen(world_of(table, world))))
         report(f"robustness: {world.name}, {time.monotonic() - began:.0f} s")
     names = tuple(constraint.name for constraint in problem.constraints)
     return Panel(names, seen(scenario), np.array(drawn).reshape(-1, limits.size), tuple(worlds), panel.paths)
+
+
+def world_of(table: dict[str, Any], world: World) -> Scenario:
+    """The scenario of another world.
+
+    **Raises:** `ConfigError` naming the world whose tables do not make one.
+    """
+    try:
+        return from_table(merge(table, world.change)).scenario
+    except ConfigError as error:
+        raise ConfigError(f"tune.robustness.worlds: {world.name}: {error}") from None
 
 
 def _draws(scenario: Scenario, panel: Robustness, seed: int) -> Iterator[Scenario]:
@@ -113,21 +120,13 @@ def _draws(scenario: Scenario, panel: Robustness, seed: int) -> Iterator[Scenari
                 for key, value in center.items()
             }
             there = with_parameters(scenario, drawn)
-            if _sound(there):
+            if not any(problems(there)):
                 yield there
                 break
         else:
             raise ConfigError(
                 f"tune.robustness.deviations: draw {number} left the bounds of the scenario {_TRIES} times; make them smaller"
             )
-
-
-def _sound(scenario: Scenario) -> bool:
-    try:
-        scenario.build(np.float32)
-    except InputError:
-        return False
-    return True
 
 
 def as_json(panel: Panel, limits: Mapping[str, float]) -> dict[str, Any]:

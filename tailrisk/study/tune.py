@@ -41,10 +41,10 @@ from ..policy import (
 from ..policy.lagrangian import ROOT
 from ..policy.problem import Judgement, checked, judgement, outcomes
 from ..scenario import Scenario
-from .baselines import Baselines, Rival, compare
+from .baselines import Baselines, Rival, compare, twin_of
 from .config import ConfigError, apply_override, read_toml, structure
 from .front import Front, Target, trace
-from .robustness import Panel, Robustness, examine
+from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
 from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue, current
 
@@ -142,6 +142,12 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
         shape, start = current(study.scenario, variable.name).size, np.size(variable.start)
         if shape != start:
             raise ConfigError(f"tune.variables: {variable.name} holds {shape} number(s), its start {start}")
+    for key in wanted.robustness.deviations:
+        current(study.scenario, key)
+    for world in wanted.robustness.worlds:
+        world_of(table, world)
+    if wanted.baselines.paths:
+        twin_of(table, wanted.baselines)
     return table, study, wanted
 
 
