@@ -31,7 +31,7 @@ from .. import _streams
 from .._fields import InputError
 from ..simulate import LANES, batch, entry_point, resume
 from . import importance
-from .functionals import AbstractFunctional
+from .functionals import AbstractFunctional, refuse_jumps
 from .ladder import Ladder
 from .proposal import Proposal, Recorded, Shown
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
@@ -198,7 +198,7 @@ def run(
     branching = Branching(walk, seed=seed, size=size, chunk=chunk)
     wanted = [PARAMETERS.index(name) for name in parameters]
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         if 0 in families:
             branching.learn(pilot_paths)
         for first in range(0, paths, size):
@@ -208,7 +208,7 @@ def run(
             for family in families:
                 worth, scale, _, _ = branching.branches(first, shown, family)
                 x += worth[wanted] * scale
-            yield x, outcome["weight"]
+            yield x, outcome
 
     return reduce_batches(blocks(), size)
 
@@ -231,8 +231,9 @@ def estimate(
     together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
     the choice of steps for margin thresholds is learned; with 0 it goes by their masses alone.
 
-    **Raises:** `InputError` for other parameters, and for the band where there is no breaker.
+    **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """
+    refuse_jumps(functional, "boundary branching")
     require(
         parameters, PARAMETERS, "boundary branching", "other parameters move no threshold: use score or differences"
     )

@@ -20,7 +20,7 @@ _POINTS = 384
 _BEYOND = 6.0  # deviations around the thresholds that the table covers
 
 
-def _fall_at_once(thresholds: np.ndarray, quantity: np.ndarray) -> np.ndarray:
+def fall_at_once(thresholds: np.ndarray, quantity: np.ndarray) -> np.ndarray:
     """Quantity that is sold when the level passes each threshold: up to the next one that is not higher."""
     after = np.full(thresholds.size, thresholds.size)
     waiting: list[int] = []
@@ -46,7 +46,7 @@ class Proposal(eqx.Module):
         table = np.asarray(walk.clearing.sums.table, np.float64)[0]
         quantity = np.diff(table[:, 0] + table[:, 1])
         thresholds = np.asarray(walk.clearing.thresholds, np.float64)[:-1]
-        at_stake = _fall_at_once(thresholds, quantity)
+        at_stake = fall_at_once(thresholds, quantity)
         reach = _BEYOND * float(walk.law.deviation)
         levels = np.linspace(thresholds.min() - reach, thresholds.max() + reach, _POINTS)
         moves = jnp.asarray((thresholds[None, :] - levels[:, None]).astype(walk.dtype))

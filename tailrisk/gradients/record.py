@@ -33,7 +33,8 @@ class Gradient:
 
     ci95: two-sided, t law over batches. bias: expectation minus derivative where known, `nan` otherwise. step: of a
     difference quotient, `nan` for other methods. mean_weight: of the importance weights, 1 up to `mean_weight_error`.
-    ess: paths of equal weight that would be worth as much. largest_contribution_share: of one path in the sum of
+    ess: paths of equal weight that would be worth as much; ess_by_class: of those with a jump, of those without (diffusive),
+    and of those with a trip of the breaker. largest_contribution_share: of one path in the sum of
     absolute contributions. half_split_ratio: larger over smaller standard error of the two halves of the batches.
     accepted: 60 batches or more, no path above 5 %, halves within a factor 1.5, mean weight within four standard errors
     of 1; a number that is not accepted is shown but should not be used. seconds: processor time of all threads.
@@ -53,6 +54,7 @@ class Gradient:
     mean_weight: float
     mean_weight_error: float
     ess: float
+    ess_by_class: dict[str, float]
     largest_contribution_share: Float[np.ndarray, " parameters"]
     half_split_ratio: Float[np.ndarray, " parameters"]
     accepted: Bool[np.ndarray, " parameters"]
@@ -73,6 +75,7 @@ class Batches(NamedTuple):
     means: Float[np.ndarray, "batches parameters"]
     weights: Float[np.ndarray, " batches"]
     ess: float
+    ess_by_class: dict[str, float]
     largest_share: Float[np.ndarray, " parameters"]
     paths: int
     seconds: float
@@ -98,32 +101,49 @@ def run_batches(
     size = batch_size(paths, batches)
     block = max(1, _TOGETHER // size) * size
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for first in range(0, paths, block):
             some = min(block, paths - first)
             outcome = simulate(system, paths=some, seed=seed, first=first, chunk=min(chunk, size))
             outcome = {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
-            yield contributions(outcome), outcome["weight"]
+            yield contributions(outcome), outcome
 
     return reduce_batches(blocks(), size)
 
 
-def reduce_batches(blocks: Iterable[tuple[np.ndarray, np.ndarray]], size: int) -> Batches:
-    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and weights (paths)."""
+def classes(outcome: dict[str, np.ndarray]) -> dict[str, Bool[np.ndarray, " paths"]]:
+    """Which paths belong to each class of events."""
+    jumped, tripped = outcome["jumped"] > 0.0, outcome["tripped"] > 0.0
+    return {"jump": jumped, "diffusive": ~jumped, "trip": tripped}
+
+
+def _worth(sums: np.ndarray) -> float:
+    """(sum of w)^2 / sum of w^2, 0 if there is none."""
+    return float(sums[0] ** 2 / sums[1]) if sums[1] > 0.0 else 0.0
+
+
+def reduce_batches(blocks: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) -> Batches:
+    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and `walk.WEIGHTS` of the paths."""
     start = time.process_time()
     means, weights, parts = [], [], []
-    for x, weight in blocks:
+    sums: dict[str, np.ndarray] = {}
+    for x, outcome in blocks:
+        weight = outcome["weight"]
+        for name, members in classes(outcome).items():
+            some = weight[members]
+            sums[name] = sums.get(name, np.zeros(2)) + np.array([some.sum(), np.square(some).sum()])
         means.append(x.reshape(x.shape[0], -1, size).mean(axis=2).T)
         weights.append(weight.reshape(-1, size).mean(axis=1))
         size_of = np.abs(x)
-        parts.append((size_of.sum(axis=1), size_of.max(axis=1), weight.sum(), np.square(weight).sum()))
-    total, largest, weight, square = (np.stack(column) for column in zip(*parts, strict=True))
+        parts.append((size_of.sum(axis=1), size_of.max(axis=1)))
+    total, largest = (np.stack(column) for column in zip(*parts, strict=True))
     with np.errstate(invalid="ignore"):
         share = np.nan_to_num(largest.max(axis=0) / total.sum(axis=0))
     return Batches(
         means=np.concatenate(means),
         weights=np.concatenate(weights),
-        ess=float(weight.sum() ** 2 / square.sum()),
+        ess=_worth(sums["jump"] + sums["diffusive"]),
+        ess_by_class={name: _worth(both) for name, both in sums.items()},
         largest_share=share,
         paths=size * sum(batch.size for batch in weights),
         seconds=time.process_time() - start,
@@ -178,6 +198,7 @@ def gradient(
         mean_weight=weight,
         mean_weight_error=weight_error,
         ess=batches.ess,
+        ess_by_class=batches.ess_by_class,
         largest_contribution_share=batches.largest_share,
         half_split_ratio=split,
         accepted=accepted & (count >= LEAST_BATCHES),

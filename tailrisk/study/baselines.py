@@ -17,6 +17,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from .._fields import Real, count, duration, real
+from ..leaves import with_parameters
 from ..margin import AbstractMargin, Brackets, LookbackFloor, MarginBuffer, StressWeight, Untreated, VolatilityScaled
 from ..margin.procyclicality import peak_to_trough
 from ..policy import Mean, Policy, Problem, Stream
@@ -25,7 +26,7 @@ from ..scenario import Accounts, Scenario
 from ..simulate import outcomes as paths_of
 from .config import ConfigError, merge
 from .run import from_table
-from .venue import LANES, HardVenue, Held, with_parameters
+from .venue import LANES, HardVenue, Held
 
 ROOT = "policy/rivals"
 _LEAST, _MOST = 0.2, 8.0  # scales that are tried

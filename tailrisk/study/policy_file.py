@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..leaves import with_parameters
 from ..policy import Slopes
 from ..policy.problem import Judgement
 from ..policy.variables import Row, rows
@@ -14,7 +15,7 @@ from . import baselines, robustness
 from .folder import write_atomic, write_json
 from .run import Study, commit, package_version, resolved
 from .tune import Outcome
-from .venue import OUTCOMES, with_parameters
+from .venue import OUTCOMES
 
 _DEVIATIONS = 3.0  # standard errors within which two derivatives agree
 

@@ -11,12 +11,13 @@ from jaxtyping import Float
 
 from .._fields import count, problems, to_real
 from .._streams import stream_key
+from ..leaves import current, with_parameters
 from ..policy import Policy, Problem, Stream
 from ..policy.problem import Judgement, checked, judge
 from ..scenario import Scenario
 from .config import ConfigError, merge
 from .run import from_table
-from .venue import LANES, HardVenue, Held, current, with_parameters
+from .venue import LANES, HardVenue, Held
 
 ROOT = "policy/robustness"
 _TRIES = 100  # draws out of bounds before the deviations are called too wide

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from .._fields import Real, count, real, to_real
+from ..leaves import current
 from ..policy import (
     AbstractConstraint,
     AbstractVariable,
@@ -46,7 +47,7 @@ from .config import ConfigError, apply_override, read_toml, structure
 from .front import Front, Target, trace
 from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
-from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue, current
+from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
 AUDIT = "policy/audit"
