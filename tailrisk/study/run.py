@@ -198,9 +198,9 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
     write_json(
         folder / "run.json",
         {
-            "commit": _commit(),
+            "commit": commit(),
             "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
-            | {"tailrisk": _version()},
+            | {"tailrisk": package_version()},
             "python": platform.python_version(),
             "device": str(jax.devices()[0].device_kind),
             "platform": jax.devices()[0].platform,
@@ -254,11 +254,11 @@ def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[s
     return part
 
 
-def _version() -> str:
+def package_version() -> str:
     return version("tailrisk-jax")
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout this package runs from, if it runs from one."""
     here = Path(__file__).resolve().parent
     try:
