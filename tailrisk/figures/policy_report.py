@@ -159,7 +159,8 @@ def _sensitivities(policy: dict[str, Any]) -> Iterator[str]:
             return "held"
         text = f"{scale * entry['difference']:.3g} ± {scale * 1.96 * entry['std_error']:.2g}"
         if "smooth" in entry:
-            text += f" / {scale * entry['smooth']:.3g}" + ("" if entry["agree"] else " *")
+            smooth, error = scale * entry["smooth"], scale * 1.96 * entry["smooth_error"]
+            text += f" / {smooth:.3g} ± {error:.2g}" + ("" if entry["agree"] else " *")
         return text
 
     rows = [
@@ -251,5 +252,5 @@ def _made(policy: dict[str, Any]) -> Iterator[str]:
     if made:
         yield (
             f"tailrisk {made['version']}, seed {made['seed']}, {made['device']}, {made['precision']}, "
-            f"{policy['paths']['tuning']:,} tuning paths, {made['seconds']:.0f} s."
+            f"{policy['paths']['tuning']:,} tuning paths, {made['seconds']:.0f} s ({made['processor_seconds']:.0f} s of one core)."
         )
