@@ -99,7 +99,16 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "shadow_prices": dict(zip(names, outcome.tuned.shadow_prices, strict=True)),
         },
         "evaluations": refined.evaluations,
-        "paths": {"tuning": wanted.paths, "audit": wanted.audit_paths},
+        "paths": {"tuning": wanted.paths, "coarse": outcome.searches[0].paths, "audit": wanted.audit_paths},
+        "searches": [
+            {
+                "choice": one.choice,
+                "start": one.start,
+                "cost": one.refined.at_optimum.cost,
+                "violation": one.refined.violation,
+            }
+            for one in outcome.searches
+        ],
         "front": _front(outcome),
         "robustness": None if outcome.panel is None else robustness.as_json(outcome.panel, limits),
         "baselines": baselines.as_json(outcome.rivals, problem, wanted.baselines) if outcome.rivals else None,
