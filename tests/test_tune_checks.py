@@ -1,18 +1,22 @@
 """What `tailrisk tune` says about a policy beside its certificate: front, worlds it was not tuned for, rival rules, report."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from policy_problems import SIGMA, Margin, margin_problem
+from scipy import stats
 from test_tune import CONFIG, invoke
 
 from tailrisk.cli import main
 from tailrisk.figures import format_policy
 from tailrisk.margin import Brackets, VolatilityScaled
+from tailrisk.policy import AbstractSampledModel, Mean, Policy, Probability, Problem, Shortfall, Stream
 from tailrisk.study.baselines import Baselines, rules
-from tailrisk.study.robustness import Robustness, _draws
+from tailrisk.study.robustness import Robustness, _draws, worst_case
 from tailrisk.study.tune import load
 
 QUICK = (
@@ -121,6 +125,31 @@ def test_worlds_with_less_depth_have_more_bad_debt(found):
     assert half["estimate"] > panel["base"][MEAN]["estimate"]
     assert half["holds"] == (half["estimate"] <= 5e-5)
     assert panel["share_of_draws"][MEAN]["worst_decile"] > 0.5 * panel["base"][MEAN]["estimate"] / 5e-5
+
+
+def test_worst_reweighting_has_its_closed_form():
+    """Normal losses: the worst mean under twice the probability is E[L | L > 0], the worst 99 % shortfall that of 99.5 %."""
+    problem = Problem(
+        Margin(),
+        margin_problem(1.0).variables,
+        {"margin": 1.0},
+        (Mean("loss", 1.0), Shortfall("loss", 1.0, 0.99), Probability("excess", 0.5, 0.0)),
+    )
+    problem = dataclasses.replace(problem, model=Losses())
+    policy, stream = Policy({"margin": np.asarray(SIGMA)}, np.zeros(3)), Stream("test", 3, 400_000)
+    found = worst_case(problem, policy, stream, 2.0)
+    tail = stats.norm.isf(0.005)
+    known = np.array([SIGMA * np.sqrt(2.0 / np.pi), SIGMA * stats.norm.pdf(tail) / 0.005, 2.0 * stats.norm.sf(1.0)])
+    assert (np.abs(found.value - known) <= 4.0 * found.std_error).all()
+    assert (found.std_error <= 0.01 * known).all()
+
+
+class Losses(AbstractSampledModel):
+    """The loss itself beside what lies beyond the margin."""
+
+    def sample(self, parameters, keys, first, paths):
+        out = Margin().sample(parameters, keys, first, paths)
+        return out | {"loss": out["excess"] + parameters["margin"]}
 
 
 def test_rules_meet_the_policy_at_its_cost_and_at_its_risk(found):
