@@ -27,6 +27,10 @@ QUICK = (
     "tune.choices={}",
 )
 WORLD = '{name="half depth",change={impact={depth={volume=1e5}}}}'
+SURFACE = (
+    'tune.surface={rows="breaker.breakers.0.threshold",columns="breaker.breakers.0.length",'
+    'row_values=[0.03,0.9],column_values=["10min","20min"],paths=1024}'
+)
 MEAN = "mean bad_debt"
 
 
@@ -50,6 +54,7 @@ def found(tmp_path_factory, keep_precision):
         f"tune.robustness.worlds=[{WORLD}]",
         "tune.robustness.paths=1024",
         "tune.baselines.paths=1024",
+        SURFACE,
         "--out",
         str(out),
     )
@@ -168,6 +173,17 @@ def test_rules_meet_the_policy_at_its_cost_and_at_its_risk(found):
     assert sum("note" not in row for row in rows) >= 4
 
 
+def test_surface_is_flat_where_no_halt_is_triggered(found):
+    policy, *_ = found
+    cells = {(cell["row"], cell["column"]): cell for cell in policy["surface"]["cells"]}
+    assert set(cells) == {(t, length) for t in (0.03, 0.9) for length in ("10min", "20min")}
+    never = [cells[0.9, length] for length in ("10min", "20min")]
+    assert never[0][MEAN] == never[1][MEAN]
+    assert never[0]["cost"] == never[1]["cost"]
+    tight = cells[0.03, "20min"][MEAN]
+    assert abs(tight["apart"]) > 3.0 * tight["std_error"]
+
+
 def test_draws_follow_their_standard_errors(keep_precision):
     scenario = load(CONFIG)[1].scenario
     panel = Robustness(draws=100, deviations={"market.volatility": 0.5})
@@ -212,6 +228,11 @@ def test_rules_scale_with_their_number():
         ('tune.robustness={draws=1,deviations={"market.sigma"=1.0}}', "market.sigma"),
         ("tune.frontier={constraint=4,factors=[0.5]}", "there are 1; count from 0"),
         ("tune.frontier.factors=[-1.0]", "tune.frontier.factors"),
+        (
+            'tune.surface={rows="margin.nothing",columns="breaker",row_values=[1],column_values=[1]}',
+            "tune.surface: margin.nothing",
+        ),
+        ('tune.surface.rows="breaker.breakers.0.threshold"', "a key and its values"),
         ("tune.frontiers=1", "did you mean 'frontier'"),
     ],
 )
