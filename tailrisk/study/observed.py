@@ -152,11 +152,10 @@ def read_curves(file: Path) -> Curves:
         parts: dict[tuple[str, str], list[list[str]]] = {}
         for row in rows[1:]:
             parts.setdefault((row[0], row[1]), []).append(row[2:])
-        return {
-            key: Curve(
-                *np.array([row[:5] for row in part], float).T, np.array([row[5] for row in part], np.int64), part[0][6]
-            )
-            for key, part in parts.items()
-        }
+        found = {}
+        for key, part in parts.items():
+            x, y, se, low, high = np.array([row[:5] for row in part], float).T
+            found[key] = Curve(x, y, se, low, high, np.array([row[5] for row in part], np.int64), part[0][6])
+        return found
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"{file}: not a table of a figure ({error}); run the figure again") from None

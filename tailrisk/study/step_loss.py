@@ -94,9 +94,8 @@ def scale_over_deviation(freedom: int) -> float:
 def problem(limit: float, model: AbstractSampledModel, *, upper: float = 2.0, grid: float = 0.0) -> Problem:
     """The cheapest margin under a limit on mean bad debt."""
     variable = Rate("margin", start=0.15, lower=0.01, upper=upper, grid=grid)
-    return Problem(
-        model=model, variables=(variable,), cost={"margin": 1.0}, constraints=(Mean("bad_debt", limit=limit),)
-    )
+    wanted = Mean("bad_debt", limit=limit)  # pyright: ignore[reportCallIssue]
+    return Problem(model=model, variables=(variable,), cost={"margin": 1.0}, constraints=(wanted,))
 
 
 def expected_bad_debt(margin: float, deviation: float, freedom: int = 0) -> float:
@@ -117,6 +116,8 @@ def breach_probability(margin: float, deviation: float, freedom: int = 0) -> flo
 
 def best_margin(limit: float, deviation: float, freedom: int = 0) -> float:
     """The margin at which expected bad debt is the limit."""
-    return float(
-        optimize.brentq(lambda m: expected_bad_debt(m, deviation, freedom) - limit, 0.0, 1e3 * deviation, xtol=1e-14)
-    )
+
+    def excess(margin: float) -> float:
+        return expected_bad_debt(margin, deviation, freedom) - limit
+
+    return float(optimize.brentq(excess, 0.0, 1e3 * deviation, xtol=1e-14))  # pyright: ignore[reportArgumentType]
