@@ -17,7 +17,7 @@ from tailrisk.figures import style
 from tailrisk.gradients import closed_cases as cases
 from tailrisk.gradients import pathwise
 from tailrisk.margin.statistical import breach_probability
-from tailrisk.simulate import simulate
+from tailrisk.simulate import entry_point, simulate
 from tailrisk.study.observed import curve, exact, sampled
 from tailrisk.study.published import Setting
 
@@ -63,21 +63,26 @@ def repeats(config, setting, case, margin, estimator, temperature):
     return run
 
 
-def stated(config, case, margin, estimator, temperatures):
-    """Truth, and the bias that an estimator states, in float64 on the host."""
+@entry_point
+def closed_form(case, margin, step, temperatures):
+    """Derivative of the expected loss; biases of differences and, over temperatures, of a smoothed event."""
+    truth = jax.grad(case.expected)(margin)
+    quotient = (case.expected(margin + step) - case.expected(margin - step)) / (2.0 * step)
+    smooth = jax.vmap(jax.grad(case.smoothed), (None, 0))(margin, temperatures)
+    return truth, quotient - truth, smooth - truth
+
+
+def stated(config, case, margin):
+    """Truth, and the bias that each estimator states over the temperatures, in float64 whatever the run."""
+    h = np.asarray(config.temperatures, float)
     with jax.enable_x64(True):
-        case, m, step = cast((case, margin, config.step), np.float64)
-        truth = jax.grad(case.expected)(m)
-        if estimator == cases.DIFFERENCES:
-            return float(truth), float((case.expected(m + step) - case.expected(m - step)) / (2.0 * step) - truth)
-        if estimator not in SMOOTHING:
-            return float(truth), np.zeros(np.shape(temperatures))
-        bias = [
-            np.asarray(jax.vmap(jax.grad(case.smoothed), (None, 0))(m, jnp.atleast_1d(k * temperatures)) - truth)
-            for k in (1.0, 2.0)
-        ]
-        bias = bias[0] if estimator == cases.SMOOTHED else (4.0 * bias[0] - bias[1]) / 3.0
-        return float(truth), bias.reshape(np.shape(temperatures))
+        both = cast((case, margin, config.step, np.concatenate([h, 2.0 * h])), np.float64)
+        truth, quotient, smooth = (np.asarray(x) for x in closed_form(*both))
+    bias = {estimator: np.zeros_like(h) for estimator in cases.ESTIMATORS}
+    bias[cases.DIFFERENCES] += quotient
+    bias[cases.SMOOTHED] += smooth[: h.size]
+    bias[cases.EXTRAPOLATED] += (4.0 * smooth[: h.size] - smooth[h.size :]) / 3.0
+    return float(truth), bias
 
 
 def main(config: Config, setting: Setting):
@@ -85,22 +90,22 @@ def main(config: Config, setting: Setting):
     found, total = {}, config.paths * config.repeats
     one = np.asarray(config.temperatures[config.shown])
     for label, case, margin in zip((LOSS, LONG), (config.loss, config.long), config.margins, strict=True):
-        work = {}
+        (truth, bias), work = stated(config, case, margin), {}
         for estimator in reversed(cases.ESTIMATORS):
             run = repeats(config, setting, case, margin, estimator, one)
             run(0)  # compiles
             began = time.process_time()
             mean, variance = np.array([(d.mean(), d.var(ddof=1)) for d in map(run, range(config.repeats))]).T
             work[estimator] = variance * (time.process_time() - began) / total
-            truth, bias = stated(config, case, margin, estimator, one)
+            wanted = truth + bias[estimator][config.shown]
             found[label, estimator] = curve(
                 margin, mean.mean(), np.sqrt(variance.mean() / total), unit="USD", paths=total
             )
-            found[label, f"{estimator}, stated"] = curve(margin, truth + bias, unit="USD")
+            found[label, f"{estimator}, stated"] = curve(margin, wanted, unit="USD")
             cost = work[estimator] / work[cases.DIFFERENCES].mean()
             error = cost.std(ddof=1) / np.sqrt(cost.size)
             found["work", f"{label}, {estimator}"] = curve(margin, cost.mean(), error, unit="1", paths=total)
-            setting.report(f"{label}, {estimator}: {mean.mean():.5g}, truth and stated bias {truth + bias:.5g}")
+            setting.report(f"{label}, {estimator}: {mean.mean():.5g}, truth and stated bias {wanted:.5g}")
     return found | over_temperatures(config, setting) | naive(config, setting) | truths(config)
 
 
@@ -120,6 +125,7 @@ def over_temperatures(config, setting):
     """Case (ii): bias, measured on the noise of the unbiased score, and standard deviation of one repeat."""
     found, total, h = {}, config.paths * config.repeats, np.asarray(config.temperatures)
     unbiased = repeats(config, setting, config.long, config.margins[1], cases.SCORE, h[0])
+    _, bias = stated(config, config.long, config.margins[1])
     for estimator in SMOOTHING:
         run = repeats(config, setting, config.long, config.margins[1], estimator, h)
         rows = []
@@ -128,8 +134,7 @@ def over_temperatures(config, setting):
             rows.append((apart.mean(axis=0), apart.var(axis=0, ddof=1), drawn.var(axis=0, ddof=1)))
         apart, noise, variance = np.mean(rows, axis=0)
         found["bias", estimator] = curve(h, apart, np.sqrt(noise / total), unit="USD", paths=total)
-        _, bias = stated(config, config.long, config.margins[1], estimator, h)
-        found["bias", f"{estimator}, stated"] = curve(h, bias, unit="USD")
+        found["bias", f"{estimator}, stated"] = curve(h, bias[estimator], unit="USD")
         spread = np.sqrt(variance / config.paths)
         found["spread", estimator] = curve(h, spread, spread / np.sqrt(2.0 * total), unit="USD", paths=config.paths)
     return found

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from .. import _streams
 from ..simulate import LANES, AbstractSystem, batch, entry_point
@@ -26,10 +26,7 @@ def direction(system: AbstractSystem, where: Callable[[Any], Any]) -> PyTree:
 
 @entry_point
 def _values_and_slopes(system: AbstractSystem, tangent: PyTree, keys: Any, paths: Any) -> tuple[PyTree, PyTree]:
-    def values(system: AbstractSystem) -> dict[str, Float[Array, " paths"]]:
-        return batch(system, keys, paths)[0]
-
-    return eqx.filter_jvp(values, (system,), (tangent,))
+    return eqx.filter_jvp(lambda system: batch(system, keys, paths)[0], (system,), (tangent,))
 
 
 def slopes(
@@ -43,16 +40,18 @@ def slopes(
     lanes = LANES * -(-min(chunk, paths) // LANES)
     values, rates = [], []
     for first in range(0, paths, lanes):
-        numbers = first + np.arange(lanes)
-        found, moved = _values_and_slopes(system, tangent, keys, jnp.asarray(numbers.astype(np.uint32)))
-        kept = slice(0, min(lanes, paths - first))
-        values.append({name: np.asarray(column)[kept] for name, column in found.items()})
+        numbers = jnp.asarray(np.arange(first, first + lanes).astype(np.uint32))
+        found, moved = _values_and_slopes(system, tangent, keys, numbers)
+        found = {name: np.asarray(column)[: paths - first] for name, column in found.items()}
+        values.append(found)
         rates.append(
             {
-                name: np.zeros_like(values[-1][name]) if moved[name] is None else np.asarray(moved[name])[kept]
-                for name in found
+                name: np.zeros_like(column) if moved[name] is None else np.asarray(moved[name])[: paths - first]
+                for name, column in found.items()
             }
         )
-    return tuple(
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in (values, rates)
-    )
+    return _joined(values), _joined(rates)
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
