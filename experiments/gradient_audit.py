@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from tailrisk._fields import Real, cast, count, real
 from tailrisk.figures import style
 from tailrisk.gradients import closed_cases as cases
-from tailrisk.gradients import pathwise
+from tailrisk.gradients import fixed_noise
 from tailrisk.margin.statistical import breach_probability
 from tailrisk.simulate import entry_point, simulate
 from tailrisk.study.observed import curve, exact, sampled
@@ -48,12 +48,12 @@ def repeats(config, setting, case, margin, estimator, temperature):
     """A function from the number of a repeat to the derivatives in the margin of its paths, by an estimator."""
     case, margin, temperature, step = cast((case, margin, temperature, config.step), setting.dtype)
     system = cases.CasePath(case, margin, temperature, estimator, setting.dtype)
-    tangent = pathwise.direction(system, lambda s: s.margin)
+    tangent = fixed_noise.direction(system, lambda s: s.margin)
 
     def run(number):
         given = {"paths": config.paths, "seed": setting.seed * 10_000 + number, "chunk": min(config.paths, 100_000)}
         if estimator != cases.DIFFERENCES:
-            return np.asarray(pathwise.slopes(system, tangent, **given)[1]["value"], float)
+            return np.asarray(fixed_noise.slopes(system, tangent, **given)[1]["value"], float)
         above, below = (
             simulate(eqx.tree_at(lambda s: s.margin, system, moved), **given)["value"].astype(float)
             for moved in (margin + step, margin - step)
@@ -146,8 +146,8 @@ def naive(config, setting):
     hours = config.grid_steps
     delay = jnp.asarray(round(hours * float(config.long.delay / (config.long.delay + config.long.horizon))), jnp.int32)
     system = cases.NaiveSale(case, margin, delay, hours, setting.dtype)
-    value, slope = pathwise.slopes(
-        system, pathwise.direction(system, lambda s: s.margin), paths=config.grid_paths, seed=setting.seed
+    value, slope = fixed_noise.slopes(
+        system, fixed_noise.direction(system, lambda s: s.margin), paths=config.grid_paths, seed=setting.seed
     )
     value, slope = np.asarray(value["value"], float), np.abs(np.asarray(slope["value"], float))
     return {

@@ -15,7 +15,7 @@ from tailrisk._fields import SECONDS_PER_YEAR, Real, count, duration, real
 from tailrisk.book import AbstractBook
 from tailrisk.cascade import Rounds
 from tailrisk.figures import style
-from tailrisk.gradients import pathwise
+from tailrisk.gradients import fixed_noise
 from tailrisk.positions.base import Book
 from tailrisk.scenario import Accounts, Scenario, SmoothLadder
 from tailrisk.simulate import simulate
@@ -98,14 +98,14 @@ def main(config: Config, setting: Setting):
     ladder = venue(
         config, SmoothLadder(cells=config.cells, clearing=Rounds(1)), SpreadLongs(config.equities, DENSE), setting.dtype
     )
-    tangent = pathwise.direction(ladder, lambda s: s.cascade.positions.rates)
+    tangent = fixed_noise.direction(ladder, lambda s: s.cascade.positions.rates)
     given, found = {"paths": config.paths, "seed": setting.seed, "chunk": config.paths}, {}
     picked = np.random.default_rng(setting.seed).choice(kappas.size * rates.size, COMPARED, replace=False)
     for row, rate in enumerate(rates):
         columns = []
         for column, kappa in enumerate(kappas):
             cell = at(ladder, kappa, rate)
-            values, slopes = pathwise.slopes(cell, tangent, **given)
+            values, slopes = fixed_noise.slopes(cell, tangent, **given)
             debt, slope = (np.asarray(part["bad_debt"], float) / PRICE for part in (values, slopes))
             columns.append([mean(slope), mean(debt), mean(values["liquidated_share"].astype(float))])
             if row * kappas.size + column in picked:

@@ -183,19 +183,24 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     "--out", type=click.Path(path_type=Path), help="Folder of the policy; default policies/<name of the config>."
 )
 def tune(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
-    """Find the cheapest policy that meets its limits, with a certificate: policy.toml, table and figure."""
-    from .figures import draw_certificate, format_policy
+    """Find the cheapest policy that meets its limits, with a certificate: policy.toml, report.md and figures."""
+    from .figures import draw_certificate, draw_front, format_policy
     from .figures.style import save
+    from .study import policy_file
     from .study import tune as tuning
-    from .study.folder import fresh_name
+    from .study.folder import fresh_name, read_json, write_text
 
     table, study, wanted = tuning.load(config, overrides)
     out = fresh_name(Path("policies") / config.stem) if out is None else out
     outcome = tuning.execute(table, wanted, lambda text: click.echo(text, err=True))
-    tuning.write(out, study, outcome)
-    found = tuning.as_json(outcome)
+    policy_file.write(out, study, outcome)
+    found = read_json(out / "policy.json")
     save(draw_certificate(found), out / "figures", "certificate")
-    click.echo(format_policy(found))
+    if found["front"]:
+        save(draw_front(found), out / "figures", "front")
+    text = format_policy(found)
+    write_text(out / "report.md", text + "\n")
+    click.echo(text)
     click.echo(f"folder: {out}; run it with: tailrisk run {out / 'policy.toml'}")
     sys.exit(0 if outcome.certified else CHECK_FAILED)
 
@@ -311,10 +316,10 @@ def doctor() -> None:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
-@click.option("--repeats", default=5, help="Timings of each program, in turn.")
+@click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy`.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
 def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
-    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and accuracy by name: gradients."""
+    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and by name: gradients, policy."""
     from .bench import run_bench
 
     sys.exit(run_bench(name, paths, repeats, out))

@@ -215,7 +215,7 @@ def test_chunks_do_not_matter(found):
 def batches_of(values, share=0.0, weight=None):
     values = np.asarray(values, float)[:, None]
     weights = np.ones(values.shape[0]) if weight is None else np.asarray(weight)
-    return records.Batches(values, weights, 1.0, np.array([share]), 64, 0.0)
+    return records.Batches(values, weights, 1.0, {}, np.array([share]), 64, 0.0)
 
 
 NORMAL = np.random.default_rng(0).normal(1.0, 1.0, 64)

@@ -13,6 +13,7 @@ LAYERS = (
     ("cascade",),
     ("simulate",),
     ("scenario",),
+    ("leaves",),
     ("tails", "gradients"),
     ("policy",),
     ("study",),

@@ -14,6 +14,7 @@ from scipy import stats
 
 from .. import _streams
 from .._fields import InputError
+from ..tails.bootstrap import student_ratios
 from ..tails.measures import binomial_interval
 from .constraints import AbstractConstraint, Probability
 from .problem import WEIGHT, Policy, Problem, Stream, checked, mean_cost, outcomes
@@ -229,15 +230,9 @@ def upper_bound(means: Float[np.ndarray, " batches"], error: float, resamples: i
 
     mean - q s.e., where q is the `error` quantile of (mean* - mean)/s.e.* over resampled batches. The left tail of that
     ratio is long when losses are skewed, which is what a normal quantile misses. Resamples come from the stream's keys.
-
-    **Source:** Efron (1981), "Nonparametric standard errors and confidence intervals"; Hall (1988), "Theoretical
-    comparison of bootstrap confidence intervals", for its error of order 1/n.
     """
     batches, mean = means.size, float(means.mean())
     key = _streams.stream_key(stream.seed, f"{stream.root}/bootstrap")
     rng = np.random.default_rng([int(word) for word in np.asarray(key)])
-    drawn = means[rng.integers(0, batches, (resamples, batches))]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = (drawn.mean(axis=1) - mean) / (drawn.std(axis=1, ddof=1) / np.sqrt(batches))
-    low = np.quantile(np.nan_to_num(ratio, nan=0.0), error, method="lower")
+    low = np.quantile(student_ratios(means, rng, resamples), error, method="lower")
     return mean - float(low) * float(means.std(ddof=1)) / np.sqrt(batches)

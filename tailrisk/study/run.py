@@ -195,8 +195,9 @@ def execute(
 def made_with() -> dict[str, Any]:
     """Commit, versions and device: what numbers were made with."""
     return {
-        "commit": _commit(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")} | {"tailrisk": _version()},
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
+        | {"tailrisk": package_version()},
         "python": platform.python_version(),
         "device": str(jax.devices()[0].device_kind),
         "platform": jax.devices()[0].platform,
@@ -260,11 +261,11 @@ def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[s
     return part
 
 
-def _version() -> str:
+def package_version() -> str:
     return version("tailrisk-jax")
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout this package runs from, if it runs from one."""
     here = Path(__file__).resolve().parent
     try:
