@@ -39,6 +39,7 @@ def found(tmp_path_factory, keep_precision):
     out = tmp_path_factory.mktemp("tune") / "policy"
     result = invoke(
         *QUICK,
+        "tune.starts=2",
         "tune.frontier.factors=[0.5,1,2]",
         "tune.robustness.draws=4",
         'tune.robustness.deviations={"market.volatility"=0.5}',
@@ -75,6 +76,15 @@ def test_words_are_earned(found):
     policy, _, output = found
     assert policy["tuned_policy"] == (policy["search"] == "converged" and policy["status"] == "certified")
     assert ("# Tuned policy" in output) == policy["tuned_policy"]
+
+
+def test_two_starts_meet_in_cost(found):
+    """What lies between them is a flat valley: the numbers may differ, the cost may not, beyond what 25 evaluations leave."""
+    policy, *_ = found
+    first, second = policy["searches"]
+    assert (first["start"], second["start"]) == (0, 1)
+    assert max(first["violation"], second["violation"]) <= 0.0
+    assert second["cost"] == pytest.approx(first["cost"], rel=0.02)
 
 
 def test_cost_is_the_sum_of_its_parts(found):

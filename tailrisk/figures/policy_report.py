@@ -24,6 +24,7 @@ def format_policy(policy: dict[str, Any]) -> str:
     parts = [
         _verdict(policy),
         _parameters(policy),
+        _searches(policy),
         _constraints(policy),
         _costs(policy),
         _prices(policy),
@@ -75,6 +76,23 @@ def _parameters(policy: dict[str, Any]) -> Iterator[str]:
         shown, exact = (", ".join(_number(v, 6) for v in np.ravel(x)) for x in (value, before))
         rows.append([name, shown, exact, _number(policy["grid"][name])])
     yield from _table(["number", "policy", "before rounding", "grid"], rows)
+
+
+def _searches(policy: dict[str, Any]) -> Iterator[str]:
+    if len(policy["searches"]) < 2:
+        return
+    yield f"Coarse searches on {policy['paths']['coarse']:,} paths, of which the best was refined"
+    yield ""
+    rows = [
+        [
+            ", ".join(f"{key} = {value}" for key, value in one["choice"].items()) or "-",
+            str(one["start"] + 1),
+            _number(one["cost"], 5),
+            f"{one['violation']:+.1%}",
+        ]
+        for one in policy["searches"]
+    ]
+    yield from _table(["choice", "start", "cost", "worst limit"], rows)
 
 
 def _constraints(policy: dict[str, Any]) -> Iterator[str]:
@@ -159,7 +177,8 @@ def _sensitivities(policy: dict[str, Any]) -> Iterator[str]:
             return "held"
         text = f"{scale * entry['difference']:.3g} ± {scale * 1.96 * entry['std_error']:.2g}"
         if "smooth" in entry:
-            text += f" / {scale * entry['smooth']:.3g}" + ("" if entry["agree"] else " *")
+            smooth, error = scale * entry["smooth"], scale * 1.96 * entry["smooth_error"]
+            text += f" / {smooth:.3g} ± {error:.2g}" + ("" if entry["agree"] else " *")
         return text
 
     rows = [
@@ -251,5 +270,6 @@ def _made(policy: dict[str, Any]) -> Iterator[str]:
     if made:
         yield (
             f"tailrisk {made['version']}, seed {made['seed']}, {made['device']}, {made['precision']}, "
-            f"{policy['paths']['tuning']:,} tuning paths, {made['seconds']:.0f} s."
+            f"{policy['paths']['tuning']:,} tuning paths, {made['seconds']:.0f} s, {made['processor_seconds']:.0f} s of "
+            "one core."
         )

@@ -18,6 +18,7 @@ from .tune import Outcome
 from .venue import OUTCOMES
 
 _DEVIATIONS = 3.0  # standard errors within which two derivatives agree
+_BIAS = 1e-2  # share of a derivative that central differences over 5 % may be off
 
 
 def write(folder: Path, study: Study, outcome: Outcome) -> None:
@@ -36,6 +37,7 @@ def write(folder: Path, study: Study, outcome: Outcome) -> None:
         "precision": "float32, sums in float64",
         "seed": outcome.wanted.seed,
         "seconds": outcome.seconds,
+        "processor_seconds": outcome.processor_seconds,
     }
     write_json(folder / "policy.json", as_json(outcome) | {"made": made})
 
@@ -97,7 +99,16 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "shadow_prices": dict(zip(names, outcome.tuned.shadow_prices, strict=True)),
         },
         "evaluations": refined.evaluations,
-        "paths": {"tuning": wanted.paths, "audit": wanted.audit_paths},
+        "paths": {"tuning": wanted.paths, "coarse": outcome.searches[0].paths, "audit": wanted.audit_paths},
+        "searches": [
+            {
+                "choice": one.choice,
+                "start": one.start,
+                "cost": one.refined.at_optimum.cost,
+                "violation": one.refined.violation,
+            }
+            for one in outcome.searches
+        ],
         "front": _front(outcome),
         "robustness": None if outcome.panel is None else robustness.as_json(outcome.panel, limits),
         "baselines": baselines.as_json(outcome.rivals, problem, wanted.baselines) if outcome.rivals else None,
@@ -161,8 +172,8 @@ def _pair(hard: Slopes, smooth: Slopes | None, pick: Any) -> dict[str, Any]:
     out = {"difference": value, "std_error": error}
     if smooth is not None:
         other, other_error = pick(smooth)
-        both = float(np.hypot(error, other_error))
-        out |= {"smooth": other, "smooth_error": other_error, "agree": bool(abs(value - other) <= _DEVIATIONS * both)}
+        reach = _DEVIATIONS * float(np.hypot(error, other_error)) + _BIAS * abs(value)
+        out |= {"smooth": other, "smooth_error": other_error, "agree": bool(abs(value - other) <= reach)}
     return out
 
 

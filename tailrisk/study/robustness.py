@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import count, problems, to_real
+from .._fields import count, problems, to_duration, to_real
 from .._streams import stream_key
 from ..leaves import current, with_parameters
 from ..policy import Policy, Problem, Stream
@@ -21,6 +21,11 @@ from .venue import LANES, HardVenue, Held
 
 ROOT = "policy/robustness"
 _TRIES = 100  # draws out of bounds before the deviations are called too wide
+
+
+def _deviation(value: Any) -> Any:
+    """A standard error; that of a time is written with its unit."""
+    return to_duration(value) if isinstance(value, str) else to_real(value)
 
 
 class World(eqx.Module):
@@ -36,7 +41,7 @@ class Robustness(eqx.Module):
     draws: int = count(0)  # of all estimated numbers together, from independent normal laws
     paths: int = count(4_096, least=1_024)  # per draw and world, the same noise for all
     deviations: dict[str, Any] = eqx.field(
-        converter=lambda given: {key: to_real(value) for key, value in given.items()}, default_factory=dict
+        converter=lambda given: {key: _deviation(value) for key, value in given.items()}, default_factory=dict
     )  # standard error of each number, by dotted key
     worlds: tuple[World, ...] = eqx.field(converter=tuple, default=())
 
