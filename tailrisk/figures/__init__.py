@@ -9,7 +9,8 @@ from .extremes import draw_stability as draw_stability
 from .liquidations import draw_liquidation_map as draw_liquidation_map
 from .payers import draw_who_pays as draw_who_pays
 from .policy import draw_certificate as draw_certificate
-from .policy import format_policy as format_policy
+from .policy import draw_front as draw_front
+from .policy_report import format_policy as format_policy
 from .prices import draw_bad_path as draw_bad_path
 from .prices import draw_fan as draw_fan
 from .run import Drawn as Drawn
