@@ -50,6 +50,8 @@ _REMEDIES = {
     "batches": "independent keys for every path",
     "second_estimator": "a mixture of tilts: one of the two misses a part of the event",
     "replicates": "the interval of the replicates instead of the internal one",
+    "replicate_spread": "more paths in every replicate, or another score",
+    "control_gain": "the estimate without the cheap system",
     "not_finite": "the model or the tilt gives values that are no numbers; find the path",
     "clipped": "a weaker tilt",
     "extreme_value": "nothing: the tail changes regime beyond the threshold",
