@@ -231,11 +231,17 @@ def checks(found):
     share = found["limits", "largest step over the throttle's cap"].y[0]
     yield exact("largest step over the throttle's cap", 1.0, share, 1e-6, "volume cap of a step", side=1)
     for hours, rise, error in zip(*found["no impact", "rise of bad debt with length"][:3], strict=True):
-        yield sampled(f"no impact, halt up to {hours:g} h", 0.0, rise, error, LAW, side=-1)
+        yield sampled(f"no impact, halt up to {hours:g} h", 0.0, rise, error, LAW, most=1e-5, side=-1)
     triggers, hours, ratio, error = surface(found, "bad debt, none recovery")
     for (i, j), value in np.ndenumerate(ratio):
         yield sampled(
-            f"no recovery, {triggers[j]:.1%} and {hours[i]:g} h", 1.0, value, error[i, j], "specification, F7", side=-1
+            f"no recovery, {triggers[j]:.1%} and {hours[i]:g} h",
+            1.0,
+            value,
+            error[i, j],
+            "specification, F7",
+            most=0.1,
+            side=-1,
         )
     trigger, _, value, error = best(found, "fast")
     yield exact(

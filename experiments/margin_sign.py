@@ -175,7 +175,7 @@ def checks(found):
     """No impact: never positive. Signs about R = 0.4 and from 2.5 on. Differences. Accounts."""
     _, margins, slope, rows = grid(found, "slope")
     for rate, row in zip(margins, rows, strict=True):
-        yield sampled(f"no impact, margin {rate:.2%}", 0.0, row.y[0], row.se[0], "optional sampling", side=1)
+        yield sampled(f"no impact, margin {rate:.2%}", 0.0, row.y[0], row.se[0], "optional sampling", most=2e-3, side=1)
     for (panel, series), one in found.items():
         if panel == "pathwise less differences":
             yield sampled(f"differences at {series}", 0.0, one.y[0], one.se[0], "central differences, same noise")

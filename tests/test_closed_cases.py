@@ -44,12 +44,10 @@ def test_the_mean_of_a_case_is_its_closed_form(name):
     @entry_point
     def means(h):
         def value(estimator):
-            return jnp.sum(
-                weight
-                * jax.vmap(lambda *n: case.value(margin, Noise(jnp.stack(n[:2]), n[2:3][0][None]), h, estimator))(
-                    a, b, c
-                )
-            )
+            def one(x, y, u):
+                return case.value(margin, Noise(jnp.stack([x, y]), u[None]), h, estimator)
+
+            return jnp.sum(weight * jax.vmap(one)(a, b, c))
 
         return value(cases.SMOOTHED), value(cases.CONDITIONAL)
 

@@ -212,6 +212,7 @@ def test_verdicts():
     assert passes(exact("a", 0.0, 0.0, 0.0, ""), exact("b", 0.0, 1e-300, 0.0, "")) == [True, False]
     assert passes(exact("a", 1.0, -5.0, 0.1, "", side=1), exact("b", 1.0, -5.0, 0.1, "", side=-1)) == [True, False]
     assert passes(exact("a", 1.0, np.nan, 1.0, ""), sampled("b", 0.0, 0.0, np.inf, "", refused="no")) == [False, False]
+    assert status(judged([sampled("a", 1.0, 1.0, 0.3, "", most=0.2)])) == "REFUSED"
     rows = judged([exact("a", 1.0, 1.25, 0.5, ""), sampled("b", 0.0, 0.1, 1.0, "", refused="no")])
     assert rows[0].deviation == 0.5
     assert status(rows) == "REFUSED"
