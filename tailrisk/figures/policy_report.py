@@ -32,6 +32,7 @@ def format_policy(policy: dict[str, Any]) -> str:
         _sensitivities(policy),
         _front(policy),
         _robustness(policy),
+        _surface(policy),
         _baselines(policy),
         _made(policy),
     ]
@@ -107,6 +108,9 @@ def _constraints(policy: dict[str, Any]) -> Iterator[str]:
                 name,
                 _number(row["limit"]),
                 _number(policy["incumbent"][name]["estimate"]),
+                "-"
+                if policy["soft"] is None
+                else _estimate(*(policy["soft"][name][k] for k in ("estimate", "std_error"))),
                 f"{_number(tuning['estimate'])} ± {_number(1.96 * tuning['std_error'], 2)}",
                 _number(row["estimate"]),
                 _number(row["upper_bound"]),
@@ -114,7 +118,7 @@ def _constraints(policy: dict[str, Any]) -> Iterator[str]:
                 "pass" if row["passed"] else row["note"] or "fail",
             ]
         )
-    head = ["constraint", "limit", "incumbent", "tuning paths", "fresh paths", "upper bound", "hits", ""]
+    head = ["constraint", "limit", "incumbent", "smooth twin", "tuning paths", "fresh paths", "upper bound", "hits", ""]
     yield from _table(head, rows)
 
 
@@ -233,6 +237,29 @@ def _robustness(policy: dict[str, Any]) -> Iterator[str]:
         rows.append(["worst draw in ten", *(f"{share[n]['worst_decile']:.2f}" for n in names)])
     rows += [[world, *shown(judged)] for world, judged in panel["worlds"].items()]
     yield from _table(["world", *names], rows)
+
+
+def _surface(policy: dict[str, Any]) -> Iterator[str]:
+    surface = policy["surface"]
+    if surface is None:
+        return
+    name = next(iter(policy["fresh"]))
+    limit = policy["fresh"][name]["limit"]
+    yield (
+        f"{surface['rows']} by {surface['columns']} on {surface['paths']:,} common paths: {name} less the policy's in % of the "
+        "limit / cost less the policy's in basis points of the book (± 1.96 s.e.)"
+    )
+    yield ""
+    columns = list(dict.fromkeys(str(cell["column"]) for cell in surface["cells"]))
+    cells = {(str(cell["row"]), str(cell["column"])): cell for cell in surface["cells"]}
+
+    def shown(cell: dict[str, Any]) -> str:
+        risk, cost = cell[name], (1e4 * cell["cost"], 1.96e4 * cell["cost_error"])
+        parts = (100.0 * risk["apart"] / limit, 196.0 * risk["std_error"] / limit, *cost)
+        return "{:+.3g} ± {:.2g} / {:+.3g} ± {:.2g}".format(*parts)
+
+    rows = dict.fromkeys(row for row, _ in cells)
+    yield from _table(["", *columns], ([row, *(shown(cells[row, column]) for column in columns)] for row in rows))
 
 
 def _baselines(policy: dict[str, Any]) -> Iterator[str]:

@@ -8,7 +8,8 @@ A whole scenario goes to `venue.py`; for the reference ladder:
 | deviations of the walk and of its jumps | differences: the score of a scale is too noisy |
 | maintenance ratio, no breaker | shift |
 | band of the breaker | branch |
-| maintenance ratio with a breaker, initial shift, impact: few large accounts | branch |
+| initial shift, no breaker: few large accounts | residual |
+| maintenance ratio or initial shift with a breaker, impact: few large accounts | branch |
 | maintenance ratio with a breaker, initial shift, impact: many small accounts | differences |
 | fund, fee, impact exponent | differences |
 | a functional that jumps by itself: parameters with a score | score |
@@ -30,7 +31,7 @@ import numpy as np
 
 from .._fields import InputError
 from ..scenario import Scenario
-from . import branch, conditional, differences, measure_valued, score, shift, smoothing_es, venue
+from . import branch, conditional, differences, measure_valued, residual, score, shift, smoothing_es, venue
 from .functionals import AbstractFunctional
 from .ladder import Ladder
 from .record import Gradient, of_one
@@ -42,6 +43,7 @@ METHODS: dict[str, Callable[..., Gradient]] = {
     "score": score.estimate,
     "measure_valued": measure_valued.estimate,
     "branch": branch.estimate,
+    "residual": residual.estimate,
     "conditional": conditional.estimate,
     "differences": differences.estimate,
     "smoothing_es": smoothing_es.estimate,
@@ -101,6 +103,11 @@ def choose(ladder: Ladder, parameter: str, functional: AbstractFunctional | None
         return "shift", "a common move of all thresholds, no active breaker"
     worth = effective_accounts(ladder)
     if worth < CONCENTRATED:
+        if parameter == "initial_shift" and not ladder.has_breaker:
+            return (
+                "residual",
+                f"{_THRESHOLDS[parameter]}, no breaker; few large accounts (worth {worth:.3g} equal ones)",
+            )
         return "branch", f"{_THRESHOLDS[parameter]}; few large accounts (worth {worth:.3g} equal ones)"
     return "differences", f"{_THRESHOLDS[parameter]}; many small accounts (worth {worth:.3g} equal ones)"
 

@@ -224,8 +224,13 @@ def run(
     batches: int,
     pilot_paths: int,
     chunk: int,
+    common: Float[np.ndarray, " parameters"] | None = None,
 ) -> Batches:
-    """Pools of equal size, one a batch, with one branch to a path and family."""
+    """Pools of equal size, one a batch, with one branch to a path and family.
+
+    `common`: a velocity per parameter that is taken off that of every margin threshold; what this velocity does, and what
+    happens at fixed events, is then left to another estimator.
+    """
     size = batch_size(paths, batches)
     families = _families(parameters, walk)
     branching = Branching(walk, seed=seed, size=size, chunk=chunk)
@@ -236,9 +241,11 @@ def run(
         for first in range(0, paths, size):
             pool = branching.pool(first)
             outcome, still = pool.outcome, np.zeros(size)
-            x = np.stack([outcome["weight"] * outcome.get(f"value_{name}", still) for name in parameters])
+            fixed = (outcome.get(f"value_{name}", still) if common is None else still for name in parameters)
+            x = outcome["weight"] * np.stack(list(fixed))
             for family in families:
-                x += branching.branches(pool, family)[0][wanted]
+                worth, _, _ = branching.branches(pool, family)
+                x += worth[wanted] if common is None else worth[wanted] - common[:, None] * worth[-1]
             yield x, outcome
 
     return reduce_batches(blocks(), size)

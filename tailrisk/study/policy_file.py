@@ -11,7 +11,7 @@ from ..leaves import with_parameters
 from ..policy import Slopes
 from ..policy.problem import Judgement
 from ..policy.variables import Row, rows
-from . import baselines, robustness
+from . import baselines, robustness, surface
 from .folder import write_atomic, write_json
 from .run import Study, commit, package_version, resolved
 from .tune import Outcome
@@ -72,6 +72,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "cost_split": {"policy": outcome.split, "incumbent": outcome.incumbent_split},
         "outcomes": OUTCOMES,
+        "soft": _soft(outcome, names),
         "tuning": lines(refined.judged),
         "fresh": {line.name: line._asdict() for line in attempt.lines},
         "incumbent": lines(outcome.incumbent),
@@ -111,8 +112,18 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         ],
         "front": _front(outcome),
         "robustness": None if outcome.panel is None else robustness.as_json(outcome.panel, limits),
+        "surface": surface.as_json(outcome.surface, wanted.surface, names),
         "baselines": baselines.as_json(outcome.rivals, problem, wanted.baselines) if outcome.rivals else None,
     }
+
+
+def _soft(outcome: Outcome, names: list[str]) -> dict[str, Any] | None:
+    """The constrained quantities on the smooth twin, which has no breaker and bounds a probability from above."""
+    smooth = outcome.audit.smooth
+    if smooth is None or smooth.here is None or smooth.here_error is None:
+        return None
+    rows = zip(names, smooth.here, smooth.here_error, strict=True)
+    return {name: {"estimate": value, "std_error": error} for name, value, error in rows}
 
 
 def entry_name(name: str, place: int) -> str:

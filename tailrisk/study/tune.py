@@ -50,6 +50,7 @@ from .config import ConfigError, apply_override, read_toml, structure
 from .front import Front, Target, certification, trace
 from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
+from .surface import Cell, Surface, cell_of, scan
 from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
@@ -78,6 +79,7 @@ class Tune(eqx.Module):
     frontier: Front = eqx.field(default_factory=Front)
     robustness: Robustness = eqx.field(default_factory=Robustness)
     baselines: Baselines = eqx.field(default_factory=Baselines)
+    surface: Surface = eqx.field(default_factory=Surface)
 
     def check(self) -> Iterator[tuple[str, str]]:
         known = ", ".join(OUTCOMES)
@@ -139,6 +141,7 @@ class Outcome(NamedTuple):
     front: tuple[Target, ...]
     panel: Panel | None
     rivals: tuple[Rival, ...]
+    surface: tuple[Cell, ...]
     seconds: float
     processor_seconds: float
 
@@ -165,6 +168,8 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
         current(study.scenario, key)
     for world in wanted.robustness.worlds:
         world_of(table, world)
+    for row, column in itertools.product(wanted.surface.row_values, wanted.surface.column_values):
+        cell_of(table, wanted.surface, row, column)
     if wanted.baselines.paths:
         twin_of(table, wanted.baselines)
     return table, study, wanted
@@ -197,11 +202,12 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     (incumbent, incumbent_split), (policy, split) = (
         _split(problem, values, stream) for values in (held, refined.policy.parameters)
     )
-    front, panel, rivals = (), None, ()
+    front, panel, rivals, surface = (), None, (), ()
     if status != "not_finite":
         front = trace(problem, refined, certificate, audit.optimal, whole, wanted, report)
         panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
         rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
+        surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
     return Outcome(
         status=status,
         wanted=wanted,
@@ -220,6 +226,7 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
         front=front,
         panel=panel,
         rivals=rivals,
+        surface=surface,
         seconds=time.monotonic() - began,
         processor_seconds=time.process_time() - worked,
     )
