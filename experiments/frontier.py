@@ -190,7 +190,13 @@ def checks(found):
     for rival in RIVALS:
         for target, apart, error in zip(*found["tuned less rival", rival][:3], strict=True):
             yield sampled(
-                f"margin of tuned less {rival}, target {target:g}", 0.0, apart, error, "specification, F1", most=1e-3, side=1
+                f"margin of tuned less {rival}, target {target:g}",
+                0.0,
+                apart,
+                error,
+                "specification, F1",
+                most=1e-3,
+                side=1,
             )
     prices = found["front shadow price", TUNED].y
     least = (prices[1:] / prices[:-1]).min()
