@@ -221,7 +221,7 @@ def draw(found):
             left.annotate(
                 f"{style.short_number(value, 2)}",
                 (x, 100.0 * y),
-                xytext=(3, 3 if law == "normal" else -9),
+                xytext=(3, -9),
                 textcoords="offset points",
                 fontsize=6,
             )

@@ -223,7 +223,7 @@ def draw(found):
     at, row = np.meshgrid(kappas, margins)
     unsure = np.abs(slope) < 2.0 * error
     axes[0, 0].plot(at[unsure], row[unsure], ".", ms=1.5, color=style.GRAY)
-    for x, text in ((0.03, "helps"), (0.6, "hurts")):
-        axes[0, 0].text(x, 0.05, f"stricter margin\n{text}", transform=axes[0, 0].transAxes, fontsize=6.5)
+    for x, text in ((0.03, "helps"), (0.6, "a stricter margin\nhurts")):
+        axes[0, 0].text(x, 0.05, text, transform=axes[0, 0].transAxes, fontsize=6.5)
     axes[0, 0].set_ylabel("Maintenance margin (%)")
     return figure
