@@ -23,7 +23,7 @@ from .breaker import AbstractBreaker, NoBreaker
 from .impact import AbstractImpact
 from .margin import AbstractMargin
 from .market import AbstractMarket, Shock
-from .oracle import AbstractOracle
+from .oracle import AbstractOracle, Spot
 from .positions.base import AbstractPositions, Limits
 from .waterfall import Closing, Payment, Waterfall, WaterfallState
 
@@ -155,6 +155,7 @@ class _Venue(NamedTuple):
     shock: Shock
     path: Float[Array, " assets"]
     oracle: Any
+    mark: Float[Array, " assets"]
     level: Float[Array, " assets"]
     limits: Limits | None
     auction: Bool[Array, " assets"]
@@ -230,7 +231,7 @@ class Cascade(eqx.Module):
         margin = self.margin.update(state.margin, shock.log_return, dt)  # 4 margin requirement
         gate = self.breaker.gate(state.breaker, before, dt)  # 6 open, halted, throttled
         limits = None if isinstance(self.breaker, NoBreaker) else self._limits(gate, impact, before)
-        venue = _Venue(shock, path, state.oracle, self.margin.level(margin), limits, gate.auction, dt)
+        venue = _Venue(shock, path, state.oracle, mark, self.margin.level(margin), limits, gate.auction, dt)
 
         nothing = jnp.zeros_like(dt)
         books = books._replace(impact=impact, volume=jnp.zeros_like(path), notional=nothing, deficit=nothing)
@@ -272,7 +273,10 @@ class Cascade(eqx.Module):
             mark, _ = self.oracle.read(venue.oracle, price, venue.dt)
             return positions.breached(books.positions, order, mark, venue.level)
 
-        order, settled = self.clearing.resolve(positions.standing(books.positions), round_)
+        # Without a breaker no order waits, and a sale moves the price the market sees away from the other side.
+        alone = venue.limits is None and isinstance(self.oracle, Spot)
+        standing = positions.standing(books.positions, venue.mark if alone else None)
+        order, settled = self.clearing.resolve(standing, round_)
         forced, executed = positions.volume(books.positions, order, venue.limits)
         volume = forced + unwound
         pushed = self.impact.push(impact, volume)

@@ -21,17 +21,24 @@ def count_above(table: Float[Array, "sides places"], value: Float[Array, " sides
 
     `what` the places decide is said if a derivative arrives here.
     """
-    sides, places = table.shape
+    return count_above_in(table, jnp.arange(table.shape[0], dtype=jnp.int32), value, what)
+
+
+def count_above_in(
+    table: Float[Array, "sides places"], row: Int[Array, " rows"], value: Float[Array, " rows"], what: str
+) -> Int[Array, " rows"]:
+    """As `count_above`, for a value in each of the given rows."""
+    places = table.shape[1]
     flat, value = decisive(table.reshape(-1), what), decisive(value, what)
-    start = jnp.arange(sides, dtype=jnp.int32) * places
+    start = row * places
     bits = int(places).bit_length()
 
-    def halve(i: Any, found: Int[Array, " sides"]) -> Int[Array, " sides"]:
+    def halve(i: Any, found: Int[Array, " rows"]) -> Int[Array, " rows"]:
         ahead = found + (jnp.int32(1) << (bits - 1 - i))
         above = flat[start + jnp.minimum(ahead, places) - 1] > value
         return jnp.where((ahead <= places) & above, ahead, found)
 
-    return jax.lax.fori_loop(0, bits, halve, jnp.zeros(sides, jnp.int32))
+    return jax.lax.fori_loop(0, bits, halve, jnp.zeros_like(row))
 
 
 class PrefixSums(eqx.Module):
