@@ -17,11 +17,11 @@ from .._fields import InputError, Real, to_real
 from .._hard import crosses, decisive
 from .._ranges import range_sum
 from .._rare import rare
-from .._sums import short_total, total
+from .._sums import halving_total, short_total
 from ..liquidation import BREACH
 from ..waterfall.base import Closing
 from .base import LIMIT, AbstractPositions, Book, Limits
-from .search import Dominance, PrefixSums, count_above_in
+from .search import Descending, Dominance, PrefixSums
 
 WINDOW = 32  # groups that are settled at a time
 APART = 1e-3  # log price between the first thresholds of the two sides, far above rounding
@@ -73,6 +73,7 @@ class SortedThresholds(AbstractPositions):
 
     price: Real  # (1,) USD/unit
     level: Float[Array, "2 groups"]  # thresholds, descending
+    search: Descending  # the same
     units: Float[Array, " entries"]  # of each group; longs, shorts, and a window of nothing
     money: Float[Array, " entries"]  # USD, equity of each group at p0
     sums: PrefixSums  # of (units, USD equity at p0)
@@ -114,6 +115,7 @@ class SortedThresholds(AbstractPositions):
         return cls(  # pyright: ignore[reportCallIssue]
             price=to_real(price_),
             level=jnp.asarray(level, dtype),
+            search=Descending.build(level, dtype),
             sums=PrefixSums.build(amounts, dtype),
             units=jnp.asarray(entries[:, 0], dtype),
             money=jnp.asarray(entries[:, 1], dtype),
@@ -147,8 +149,9 @@ class SortedThresholds(AbstractPositions):
     def breached(self, state: LadderState, order: Orders, log_mark: Float[Array, " 1"], level: Any) -> Orders:
         """Groups whose threshold lies above the mark."""
         del state, level
-        reached = count_above_in(self.level, order.side, _sign(order.side, log_mark) * log_mark, BREACH)
-        return order._replace(place=jnp.maximum(order.place, reached))
+        marks = _sign(order.side, log_mark) * log_mark
+        reached = [self.search.count_above(side, mark, BREACH) for side, mark in zip(order.side, marks, strict=True)]
+        return order._replace(place=jnp.maximum(order.place, jnp.stack(reached)))
 
     def volume(self, state: LadderState, order: Orders, limits: Limits | None) -> tuple[Float[Array, " 1"], Orders]:
         """Net selling of the groups from `sold` to the order, whole groups, as far as the limits let them."""
@@ -297,9 +300,10 @@ def _window(given: Any, first: Int[Array, ""], stop: Int[Array, ""]) -> Float[Ar
     The equity of a group is its money at p0 + units x `move`; it pays `fee` per unit as far as its equity goes.
     """
     units, money, fee, move = given
-    units, money = (jax.lax.dynamic_slice(table, (first,), (WINDOW,)) for table in (units, money))
-    units = jnp.where(first + jnp.arange(WINDOW, dtype=jnp.int32) < stop, units, 0.0)
-    money = jnp.where(first + jnp.arange(WINDOW, dtype=jnp.int32) < stop, money, 0.0)
+    here = [jax.lax.dynamic_slice(table, (first,), (WINDOW,)) for table in (units, money)]
+    units, money = jax.lax.optimization_barrier(here)  # or the compiler fetches them anew for every term of the sums
+    inside = first + jnp.arange(WINDOW, dtype=jnp.int32) < stop
     equity = money + units * move
     paid = jnp.minimum(fee * units, jnp.maximum(equity, 0.0))
-    return jnp.stack([total(jnp.maximum(-equity, 0.0)), total(paid), total(jnp.where(equity < 0.0, units, 0.0))])
+    terms = jnp.maximum(-equity, 0.0), paid, jnp.where(equity < 0.0, units, 0.0)
+    return jnp.stack([halving_total(jnp.where(inside, term, 0.0)) for term in terms])
