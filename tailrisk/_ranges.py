@@ -30,13 +30,12 @@ def range_sum(
     """
 
     def alone(constants: Any, start: Any, stop: Any) -> Any:
-        shape = jax.eval_shape(window, constants, start, stop)
-
         def add(carry: Any) -> Any:
             first, added = carry
             return first + width, added + window(constants, first, stop)
 
-        return jax.lax.while_loop(lambda carry: carry[0] < stop, add, (start, jnp.zeros(shape.shape, shape.dtype)))[1]
+        begun = start + width, window(constants, start, stop)
+        return jax.lax.while_loop(lambda carry: carry[0] < stop, add, begun)[1]
 
     listed = jax.custom_batching.custom_vmap(alone)
     call = jax.custom_jvp(lambda *given: listed(*given))
@@ -47,9 +46,11 @@ def range_sum(
         axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, tuple(mapped))
         if jax.default_backend() != "cpu" or not (mapped[1] and mapped[2]):
             return jax.vmap(alone, in_axes=axes)(constants, start, stop), True
+        everyone = jax.vmap(window, in_axes=axes)
+        # Most ranges end in the first window; the others are listed.
+        begun, start = everyone(constants, start, stop), start + width
         count = jnp.maximum(stop - start + (width - 1), 0) // width
         until = running_count(count)
-        shape = jax.eval_shape(jax.vmap(window, in_axes=axes), constants, start, stop)
 
         def batch(carry: Any) -> Any:
             done, added = carry
@@ -61,10 +62,9 @@ def range_sum(
 
             few = jax.tree.map(lambda is_mapped, leaf: take(leaf) if is_mapped else leaf, mapped[0], constants)
             first = take(start) + (place - take(until) + take(count)) * width
-            part = jax.vmap(window, in_axes=axes)(few, first, take(stop))
+            part = everyone(few, first, take(stop))
             return done + lanes, added.at[lane].add(part, mode="drop", indices_are_sorted=True)
 
-        none = jnp.zeros((), jnp.int32), jnp.zeros(shape.shape, shape.dtype)
-        return jax.lax.while_loop(lambda carry: carry[0] < until[-1], batch, none)[1], True
+        return jax.lax.while_loop(lambda carry: carry[0] < until[-1], batch, (jnp.zeros((), jnp.int32), begun))[1], True
 
     return call(constants, start, stop)
