@@ -25,7 +25,7 @@ from .margin import AbstractMargin
 from .market import AbstractMarket, Shock
 from .oracle import AbstractOracle, Spot
 from .positions.base import AbstractPositions, Limits
-from .waterfall import Closing, Payment, Waterfall, WaterfallState
+from .waterfall import Closing, Payment, Waterfall
 
 
 class AbstractClearing(eqx.Module):
@@ -130,7 +130,7 @@ class Books(NamedTuple):
 
     impact: Any
     positions: Any
-    waterfall: WaterfallState
+    waterfall: Any
     ledger: Packed  # of a `Ledger`
     volume: Float[Array, " assets"]  # of this step
     notional: Float[Array, ""]
