@@ -50,11 +50,15 @@ class AbstractSystem(eqx.Module):
 def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool = False) -> tuple[PyTree, PyTree]:
     """Runs one path; `draw(step)` gives the noise. Returns the last state and, if recorded, what each step showed."""
 
-    def body(state: PyTree, step: Any) -> tuple[PyTree, PyTree]:
-        state, shown = system.step(state, draw(step))
-        return state, shown if record else None
+    # The noise of a step is drawn in the step before and carried, or the compiler fuses the generator into every use of it.
+    def body(carry: PyTree, step: Any) -> tuple[PyTree, PyTree]:
+        state, noise = carry
+        state, shown = system.step(state, noise)
+        return (state, draw(step + 1)), shown if record else None
 
-    return jax.lax.scan(body, system.init(), jnp.arange(system.steps, dtype=jnp.uint32))
+    begin = system.init(), draw(jnp.uint32(0))
+    (state, _), shown = jax.lax.scan(body, begin, jnp.arange(system.steps, dtype=jnp.uint32))
+    return state, shown
 
 
 # jaxlib 0.10.2 on CPUs reads the wrong rows in fused sums over a short axis of many lanes (jax issue 39103), so the fusion
