@@ -2,12 +2,20 @@
 
 from .._hard import HardThresholdGradientError as HardThresholdGradientError
 from . import branch as branch
+from . import conditional as conditional
 from . import controls as controls
 from . import differences as differences
 from . import measure_valued as measure_valued
 from . import oracle as oracle
+from . import residual as residual
 from . import score as score
 from . import shift as shift
+from . import smoothed as smoothed
+from . import smoothing_es as smoothing_es
+from . import tail as tail
+from .audit import Audit as Audit
+from .audit import AuditRow as AuditRow
+from .audit import audit as audit
 from .auto import estimate as estimate
 from .functionals import AbstractFunctional as AbstractFunctional
 from .functionals import BadDebt as BadDebt
@@ -22,5 +30,15 @@ from .ladder import Ladder as Ladder
 from .ladder import LadderBook as LadderBook
 from .ladder import WalkLaw as WalkLaw
 from .ladder import reference_book as reference_book
+from .marginal import MarginalLoss as MarginalLoss
+from .marginal import marginal_loss as marginal_loss
+from .quantities import AbstractQuantity as AbstractQuantity
+from .quantities import Expectation as Expectation
+from .quantities import ExpectedShortfall as ExpectedShortfall
+from .quantities import ValueAtRisk as ValueAtRisk
 from .record import Gradient as Gradient
+from .tail import TailGradient as TailGradient
+from .tail import exhaustion as exhaustion
+from .tail import expected_shortfall as expected_shortfall
+from .tail import value_at_risk as value_at_risk
 from .walk import LadderWalk as LadderWalk

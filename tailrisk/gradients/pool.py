@@ -1,0 +1,76 @@
+"""What branches need of the paths of a pool: the state before every step, kept as few arrays, and given back where asked."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._streams import Noise
+from .companion import AbstractCompanion
+from .walk import LadderWalk, WalkState
+
+
+class Steps(NamedTuple):
+    """Of every step: what the path was before it, the level after it, and its likelihood ratio."""
+
+    after: Float[Array, "*steps"]
+    sold: Int[Array, "*steps"]
+    bad_debt: Float[Array, "*steps"]
+    fund_income: Float[Array, "*steps"]
+    halt: Int[Array, "*halts"]  # empty without a breaker
+    halted: Int[Array, "*halts"]
+    ratio: Float[Array, "*steps"]
+
+    @property
+    def level(self) -> Float[Array, "paths steps"]:
+        """Level before every step."""
+        return jnp.concatenate([jnp.zeros_like(self.after[:, :1]), self.after[:, :-1]], axis=1)
+
+
+class Recorded(AbstractCompanion):
+    """A walk that shows its `Steps`."""
+
+    walk: LadderWalk
+
+    def init(self) -> WalkState:
+        """The walk's start."""
+        return self.walk.init()
+
+    def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, Steps]:
+        """The walk's step."""
+        new, ratio = self.walk.step(state, noise)[0], self.walk.increment(noise).ratio
+        none = jnp.zeros(0, jnp.int32)
+        halts = (state.halt, state.halted) if self.walk.window else (none, none)
+        return new, Steps(new.level, state.sold, state.bad_debt, state.fund_income, *halts, ratio)
+
+    def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
+        """The walk's outcome."""
+        return self.walk.outcome(state)
+
+
+def highest(walk: LadderWalk, steps: Steps) -> Float[Array, "paths steps"]:
+    """Largest log price in the window of the breaker before every step; minus infinity while it is empty."""
+    price = steps.level - walk.clearing.fall[steps.sold]
+    price = jnp.pad(price[:, 1:], ((0, 0), (walk.window, 0)), constant_values=-jnp.inf)
+    found = price[:, : walk.steps]
+    for lag in range(1, walk.window):
+        found = jnp.maximum(found, price[:, lag : lag + walk.steps])
+    return found
+
+
+def restored(walk: LadderWalk, steps: Steps, row: Int[Array, ""], step: Int[Array, ""]) -> WalkState:
+    """The state before a step of a path of the pool, but for its weight and slopes, which start anew there."""
+    back = step - jnp.arange(walk.window, dtype=jnp.int32)[::-1]
+    at = jnp.maximum(back, 1)
+    sold, before = steps.sold[row, jnp.minimum(at, walk.steps - 1)], steps.after[row, at - 1]
+    state = walk.init()._replace(
+        level=jnp.where(step > 0, steps.after[row, jnp.maximum(step - 1, 0)], 0.0),
+        sold=steps.sold[row, step],
+        bad_debt=steps.bad_debt[row, step],
+        fund_income=steps.fund_income[row, step],
+        window=jnp.where(back > 0, before - walk.clearing.fall[sold], -jnp.inf),
+        window_sold=jnp.where(back > 0, sold, 0),
+    )
+    if not walk.window:
+        return state
+    return state._replace(halt=steps.halt[row, step], halted=steps.halted[row, step])
