@@ -95,7 +95,7 @@ def test_selection_gives_every_step_its_share():
     mass[3], mass[:, 2] = 0.05, 0.05
     total, scales, repeats = np.zeros((5, 16)), np.zeros((5, 16)), 20_000
     for uniform in (np.arange(repeats) + 0.5) / repeats:
-        step, row, scale = branch.select(mass, uniform)
+        step, row, scale = branch.select(mass, 16, uniform)
         assert (np.diff(step) >= 0).all()
         np.add.at(total, (step, row), scale / repeats)
         scales[step, row] = scale
@@ -114,7 +114,7 @@ def test_depth_of_the_first_return():
 def test_deficit_is_that_of_the_return():
     """Without impact it is how far below its liquidation price an account would be sold, less the cushion below that."""
     walk = LadderWalk.build(LADDER.replace("impact", 0.0))
-    pool = branch.Branching(walk, seed=1, size=256, chunk=64).pool(0)
+    pool = branch.Branching(walk, (), seed=1, size=256, count=256, chunk=64).pool(0)
     steps, _, deficit = (jax.tree.map(np.asarray, part) for part in pool.steps)
     depth = np.asarray(hindsight.first_depth(jnp.asarray(steps.after)))
     wanted = np.maximum(depth + np.log1p(-0.025), 0.1 * 0.015)
@@ -126,7 +126,7 @@ def test_states_come_back_as_they_were():
     """A pool keeps a part of its states; the rest is worked out, windows of the breaker too."""
     walk = LadderWalk.build(LADDER.replace("band", 0.04))
     shown = outcomes(walk, 1, np.arange(256), record=True)[1]
-    steps = branch.Branching(walk, seed=1, size=256, chunk=64).pool(0).steps[0]
+    steps = branch.Branching(walk, (), seed=1, size=256, count=256, chunk=64).pool(0).steps[0]
     for step in (1, 3, 5):
         found = jax.vmap(lambda row, step=step: pool.restored(walk, steps, row, jnp.int32(step)))(jnp.arange(256))
         for name in ("level", "sold", "bad_debt", "fund_income", "window", "window_sold", "halt", "halted"):
@@ -202,7 +202,7 @@ def test_factors_follow_what_branches_were_worth():
 
 
 def test_no_mass_no_branches():
-    assert not branch.select(np.zeros((4, 3)), 0.3)[2].any()
+    assert not branch.select(np.zeros((4, 3)), 4, 0.3)[2].any()
 
 
 def test_parting_point_is_the_last_that_is_real():
@@ -241,7 +241,7 @@ def test_at_stake_is_what_falls_at_once():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: branch.estimate(LADDER, ("law.drift",)), "move no threshold"),
+        (lambda: branch.estimate(LADDER, ("fee",)), "move no threshold"),
         (lambda: branch.estimate(LADDER, ("band",)), "no breaker whose band"),
         (lambda: branch.estimate(LADDER, paths=100, batches=3), "equal size"),
     ],

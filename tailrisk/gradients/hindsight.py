@@ -21,6 +21,8 @@ from .pool import Steps
 from .proposal import Proposal
 from .walk import LadderWalk
 
+_LANES = 512  # paths worked on at a time, so that they stay in the cache
+
 
 class Hindsight(NamedTuple):
     """Per path and step, in deviations of a step: deficit (minus infinity if the walk never comes back below), fall."""
@@ -31,15 +33,21 @@ class Hindsight(NamedTuple):
 
 def first_depth(positions: Float[Array, "paths steps"]) -> Float[Array, "paths steps"]:
     """By how much the first later position that is lower is lower; 0 if there is none."""
-    steps = positions.shape[1]
-    here = positions.T
-    ahead = jnp.concatenate([here, jnp.full_like(here, jnp.inf)])
+    paths, steps = positions.shape
+    lanes = min(_LANES, paths)
 
-    def look(lag: Array, depth: Array) -> Array:
-        later = jax.lax.dynamic_slice_in_dim(ahead, lag, steps)
-        return jnp.where((depth == 0.0) & (later < here), here - later, depth)
+    def block(here: Array) -> Array:
+        ahead = jnp.concatenate([here, jnp.full_like(here, jnp.inf)])
 
-    return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here)).T
+        def look(lag: Array, depth: Array) -> Array:
+            later = jax.lax.dynamic_slice_in_dim(ahead, lag, steps)
+            return jnp.where((depth == 0.0) & (later < here), here - later, depth)
+
+        return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here))
+
+    filled = jnp.pad(positions, ((0, -paths % lanes), (0, 0)))
+    found = jax.lax.map(block, filled.reshape(-1, lanes, steps).transpose(0, 2, 1))
+    return found.transpose(0, 2, 1).reshape(-1, steps)[:paths]
 
 
 def hindsight(walk: LadderWalk, proposal: Proposal, steps: Steps) -> Hindsight:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from .._streams import Noise
 from .companion import AbstractCompanion
+from .score import Scores, ScoreState
 from .walk import LadderWalk, WalkState
 
 
@@ -28,24 +29,26 @@ class Steps(NamedTuple):
 
 
 class Recorded(AbstractCompanion):
-    """A walk that shows its `Steps`."""
+    """A walk that shows its `Steps`, with scores of its noise."""
 
     walk: LadderWalk
+    scores: Scores
 
-    def init(self) -> WalkState:
-        """The walk's start."""
-        return self.walk.init()
+    def init(self) -> ScoreState:
+        """The start."""
+        return self.scores.init()
 
-    def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, Steps]:
-        """The walk's step."""
-        new, ratio = self.walk.step(state, noise)[0], self.walk.increment(noise).ratio
+    def step(self, state: ScoreState, noise: Noise) -> tuple[ScoreState, Steps]:
+        """The step of walk and scores."""
+        new, before = self.scores.step(state, noise)[0], state.walk
         none = jnp.zeros(0, jnp.int32)
-        halts = (state.halt, state.halted) if self.walk.window else (none, none)
-        return new, Steps(new.level, state.sold, state.bad_debt, state.fund_income, *halts, ratio)
+        halts = (before.halt, before.halted) if self.walk.window else (none, none)
+        ratio = self.walk.increment(noise).ratio
+        return new, Steps(new.walk.level, before.sold, before.bad_debt, before.fund_income, *halts, ratio)
 
-    def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
-        """The walk's outcome."""
-        return self.walk.outcome(state)
+    def outcome(self, state: ScoreState) -> dict[str, Float[Array, ""]]:
+        """The walk's outcome, and the scores."""
+        return self.scores.outcome(state) | self.walk.outcome(state.walk)
 
 
 def highest(walk: LadderWalk, steps: Steps) -> Float[Array, "paths steps"]:
