@@ -12,6 +12,9 @@ from . import shift as shift
 from . import smoothed as smoothed
 from . import smoothing_es as smoothing_es
 from . import tail as tail
+from .audit import Audit as Audit
+from .audit import AuditRow as AuditRow
+from .audit import audit as audit
 from .auto import estimate as estimate
 from .functionals import AbstractFunctional as AbstractFunctional
 from .functionals import BadDebt as BadDebt
@@ -26,6 +29,10 @@ from .ladder import Ladder as Ladder
 from .ladder import LadderBook as LadderBook
 from .ladder import WalkLaw as WalkLaw
 from .ladder import reference_book as reference_book
+from .quantities import AbstractQuantity as AbstractQuantity
+from .quantities import Expectation as Expectation
+from .quantities import ExpectedShortfall as ExpectedShortfall
+from .quantities import ValueAtRisk as ValueAtRisk
 from .record import Gradient as Gradient
 from .tail import TailGradient as TailGradient
 from .tail import exhaustion as exhaustion

@@ -1,5 +1,7 @@
 """Which estimator for which parameter: the choice by class of parameter, and the same call for every method.
 
+A whole scenario goes to `venue.py`; for the reference ladder:
+
 | parameter | default |
 | --- | --- |
 | drift, jump probability, jump mean | score |
@@ -27,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from .._fields import InputError
-from . import branch, conditional, differences, measure_valued, score, shift, smoothing_es
+from ..scenario import Scenario
+from . import branch, conditional, differences, measure_valued, score, shift, smoothing_es, venue
 from .functionals import AbstractFunctional
 from .ladder import Ladder
 from .record import Gradient, of_one
@@ -103,7 +106,7 @@ def choose(ladder: Ladder, parameter: str, functional: AbstractFunctional | None
 
 
 def estimate(
-    ladder: Ladder,
+    target: Ladder | Scenario,
     parameters: tuple[str, ...] = ("maintenance",),
     *,
     seed: int = 0,
@@ -112,14 +115,25 @@ def estimate(
     functional: AbstractFunctional | None = None,
     method: str = "auto",
     dtype: Any = None,
+    **venue_only: Any,
 ) -> dict[str, Gradient]:
     """Derivatives of the mean of a functional, one record per parameter, each with its method, reason and bias.
 
-    `method`: "auto" chooses for each parameter (its `reason` says by which rule), or one of `METHODS` for all. Parameters
-    of one method share its paths; their `seconds` are those of the whole run.
+    Of a reference ladder here; of a scenario by `venue.estimate`, which takes `outcome`, `step`, `proposal` and `chunk` as
+    well. `method`: "auto" chooses for each parameter (its `reason` says by which rule), or one of `METHODS` for all.
+    Parameters of one method share its paths; their `seconds` are those of the whole run.
 
     **Raises:** `InputError` for unknown methods, and for parameters that a method does not apply to.
     """
+    if isinstance(target, Scenario):
+        if functional is not None:
+            raise InputError("functional is for a ladder; of a scenario say outcome, a name or a quantity")
+        return venue.estimate(
+            target, parameters, seed=seed, paths=paths, batches=batches, method=method, dtype=dtype, **venue_only
+        )
+    if venue_only:
+        raise InputError(f"{', '.join(venue_only)}: for a scenario; of a ladder say functional")
+    ladder = target
     if method in _WRONG:
         raise InputError(
             f"method = {method!r} is biased by an amount that must be shown: read the report of gradients.smoothed.estimate, or "

@@ -25,19 +25,21 @@ class Bias(NamedTuple):
 
     value: Float[np.ndarray, " parameters"]
     source: str
+    error: Float[np.ndarray, " parameters"] | None = None  # standard errors of the values, if those were measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
     """Derivative of the mean of a functional in each parameter, from `batches` batches of `paths` / `batches` paths.
 
-    ci95: two-sided, t law over batches. bias: expectation minus derivative where known, `nan` otherwise. step: of a
-    difference quotient, `nan` for other methods. mean_weight: of the importance weights, 1 up to `mean_weight_error`.
-    ess: paths of equal weight that would be worth as much; ess_by_class: of those with a jump, of those without (diffusive),
-    and of those with a trip of the breaker. largest_contribution_share: of one path in the sum of
-    absolute contributions. half_split_ratio: larger over smaller standard error of the two halves of the batches.
-    accepted: 60 batches or more, no path above 5 %, halves within a factor 1.5, mean weight within four standard errors
-    of 1; a number that is not accepted is shown but should not be used. seconds: processor time of all threads.
+    ci95: two-sided, t law over batches. bias: expectation minus derivative where known, `nan` otherwise; bias_error: its
+    standard error where it was measured on paths, else 0. step: of a difference quotient, `nan` for other methods.
+    mean_weight: of the importance weights, 1 up to `mean_weight_error`. ess: paths of equal weight that would be worth as
+    much; ess_by_class: of those with a jump, of those without (diffusive), and of those with a trip of the breaker.
+    largest_contribution_share: of one path in the sum of absolute contributions. half_split_ratio: larger over smaller
+    standard error of the two halves of the batches. accepted: 60 batches or more, no path above 5 %, halves within a factor
+    1.5, mean weight within four standard errors of 1; a number that is not accepted is shown but should not be used.
+    seconds: processor time of all threads.
     """
 
     parameters: tuple[str, ...]
@@ -47,6 +49,7 @@ class Gradient:
     method: str
     reason: str
     bias: Float[np.ndarray, " parameters"]
+    bias_error: Float[np.ndarray, " parameters"]
     bias_source: str
     step: Float[np.ndarray, " parameters"]
     batches: int
@@ -60,11 +63,17 @@ class Gradient:
     accepted: Bool[np.ndarray, " parameters"]
     seconds: float
 
+    @property
+    def bias_bound(self) -> Float[np.ndarray, " parameters"]:
+        """Upper 97.5 % confidence bound on the size of the bias; `nan` where nothing is known of it."""
+        return np.abs(self.bias) + 1.96 * self.bias_error
+
     def __str__(self) -> str:
         lines = [f"{self.method}: {self.paths:,} paths in {self.batches} batches"]
         for i, name in enumerate(self.parameters):
             mark = "" if self.accepted[i] else "  NOT ACCEPTED"
-            bias = "unknown" if np.isnan(self.bias[i]) else f"{self.bias[i]:.3g}"
+            error = f" +- {self.bias_error[i]:.2g}" if self.bias_error[i] else ""
+            bias = "unknown" if np.isnan(self.bias[i]) else f"{self.bias[i]:.3g}{error}"
             lines.append(f"  d/d {name} = {self.estimate[i]:.6g} +- {self.std_error[i]:.2g}, bias {bias}{mark}")
         return "\n".join([*lines, f"  bias: {self.bias_source}"])
 
@@ -112,9 +121,13 @@ def run_batches(
 
 
 def classes(outcome: dict[str, np.ndarray]) -> dict[str, Bool[np.ndarray, " paths"]]:
-    """Which paths belong to each class of events."""
-    jumped, tripped = outcome["jumped"] > 0.0, outcome["tripped"] > 0.0
-    return {"jump": jumped, "diffusive": ~jumped, "trip": tripped}
+    """Which paths belong to each class of events, as far as their outcomes say so."""
+    found = {}
+    if "jumped" in outcome:
+        found |= {"jump": outcome["jumped"] > 0.0, "diffusive": ~(outcome["jumped"] > 0.0)}
+    if "tripped" in outcome:
+        found["trip"] = outcome["tripped"] > 0.0
+    return found
 
 
 def _worth(sums: np.ndarray) -> float:
@@ -123,12 +136,15 @@ def _worth(sums: np.ndarray) -> float:
 
 
 def reduce_batches(blocks: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) -> Batches:
-    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and `walk.WEIGHTS` of the paths."""
+    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and outcomes of the paths,
+    of which weight, jumped and tripped are read."""
     start = time.process_time()
     means, weights, parts = [], [], []
     sums: dict[str, np.ndarray] = {}
+    everyone = np.zeros(2)
     for x, outcome in blocks:
         weight = outcome["weight"]
+        everyone += (weight.sum(), np.square(weight).sum())
         for name, members in classes(outcome).items():
             some = weight[members]
             sums[name] = sums.get(name, np.zeros(2)) + np.array([some.sum(), np.square(some).sum()])
@@ -142,7 +158,7 @@ def reduce_batches(blocks: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]], s
     return Batches(
         means=np.concatenate(means),
         weights=np.concatenate(weights),
-        ess=_worth(sums["jump"] + sums["diffusive"]),
+        ess=_worth(everyone),
         ess_by_class={name: _worth(both) for name, both in sums.items()},
         largest_share=share,
         paths=size * sum(batch.size for batch in weights),
@@ -191,6 +207,7 @@ def gradient(
         method=method,
         reason=reason,
         bias=bias.value,
+        bias_error=np.zeros(len(parameters)) if bias.error is None else bias.error,
         bias_source=bias.source,
         step=np.full(len(parameters), np.nan) if step is None else step,
         batches=count,

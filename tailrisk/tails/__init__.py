@@ -7,3 +7,7 @@ from . import plan as plan
 from . import streamed as streamed
 from . import tail_index as tail_index
 from . import weighted as weighted
+from .proposal import AbstractProposal as AbstractProposal
+from .proposal import Frozen as Frozen
+from .proposal import JumpTilt as JumpTilt
+from .proposal import Tilted as Tilted
