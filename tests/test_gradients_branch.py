@@ -95,7 +95,7 @@ def test_selection_gives_every_step_its_share():
     mass[3], mass[:, 2] = 0.05, 0.05
     total, scales, repeats = np.zeros((5, 16)), np.zeros((5, 16)), 20_000
     for uniform in (np.arange(repeats) + 0.5) / repeats:
-        step, row, scale = branch.select(mass, 16, uniform)
+        step, row, scale = branch.select(mass.T, 16, uniform)
         assert (np.diff(step) >= 0).all()
         np.add.at(total, (step, row), scale / repeats)
         scales[step, row] = scale
@@ -107,7 +107,7 @@ def test_selection_gives_every_step_its_share():
 def test_depth_of_the_first_return():
     positions = np.random.default_rng(0).normal(0.0, 1.0, (64, 9)).cumsum(axis=1)
     wanted = [[next((x - y for y in row[i + 1 :] if y < x), 0.0) for i, x in enumerate(row)] for row in positions]
-    np.testing.assert_allclose(np.asarray(hindsight.first_depth(jnp.asarray(positions))), wanted, rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(hindsight.first_depth(jnp.asarray(positions.T))).T, wanted, rtol=1e-12)
     assert 0.1 < np.mean(np.array(wanted) == 0.0) < 0.9
 
 
@@ -132,8 +132,8 @@ def test_states_come_back_as_they_were():
         for name in ("level", "sold", "bad_debt", "fund_income", "window", "window_sold", "halt", "halted"):
             np.testing.assert_array_equal(getattr(found, name), getattr(shown, name)[:, step - 1], err_msg=name)
     highest = np.asarray(pool.highest(walk, steps))
-    np.testing.assert_array_equal(highest[:, 1:], shown.window.max(axis=-1)[:, :-1])
-    assert (highest[:, 0] == -np.inf).all()
+    np.testing.assert_array_equal(highest[1:], shown.window.max(axis=-1)[:, :-1].T)
+    assert (highest[0] == -np.inf).all()
     assert (np.asarray(shown.halt) > 0).any()
 
 
@@ -202,7 +202,7 @@ def test_factors_follow_what_branches_were_worth():
 
 
 def test_no_mass_no_branches():
-    assert not branch.select(np.zeros((4, 3)), 4, 0.3)[2].any()
+    assert not branch.select(np.zeros((3, 4)), 4, 0.3)[2].any()
 
 
 def test_parting_point_is_the_last_that_is_real():

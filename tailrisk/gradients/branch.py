@@ -66,8 +66,8 @@ class Pool(NamedTuple):
     first: int
     outcome: dict[str, np.ndarray]
     steps: tuple[Steps, Array, Array]
-    mass: list[Float[np.ndarray, "paths steps"]]
-    cell: list[Int[np.ndarray, "paths steps"]]
+    mass: list[Float[np.ndarray, "steps paths"]]
+    cell: list[Int[np.ndarray, "steps paths"]]
 
 
 class Twins(AbstractCompanion):
@@ -105,10 +105,10 @@ def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place
 @entry_point
 def _forward(recorded: Recorded, proposal: Proposal, keys: Any, paths: Any) -> Any:
     """Outcomes; of every step what was before it, the deficit at stake and, for each family, mass and cell."""
-    outcome, steps = batch(recorded, keys, paths, record=True)
+    outcome, steps = batch(recorded, keys, paths, record=True, steps_first=True)
     walk = recorded.walk
     seen, level = hindsight(walk, proposal, steps), steps.level
-    weight, deficit = outcome["weight"][:, None] / steps.ratio, at_stake(walk, seen.deficit)
+    weight, deficit = outcome["weight"][None, :] / steps.ratio, at_stake(walk, seen.deficit)
     by_quantity, by_fall = proposal.margin_masses(level, steps.sold)
     near = deficit * by_quantity
     masses, cells = [weight * (near + by_fall)], [importance.margin_cells(walk, steps, seen, by_fall > near)]
@@ -129,14 +129,14 @@ def _branches(
     def fork(row: Any, step: Any, number: Any) -> Any:
         state = restored(walk, of_steps, row, step)
         uniform = _streams.uniforms(draw_key, number, jnp.uint32(0), 1, walk.dtype)[0]
-        draw = proposal.draw_margin(walk, state, deficits[row, step], uniform)
+        draw = proposal.draw_margin(walk, state, deficits[step, row], uniform)
         if walk.window:
             trip = proposal.draw_trip(walk, state, uniform)
             draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
         sides = [Side(breaker, draw.place, jnp.asarray(below)) for below in (True, False)]
         pair = tuple(walk.advance(state, draw.level, side) for side in sides)
         moves = jnp.append(velocity(walk, state, breaker, draw.place), jnp.ones(1, walk.dtype))
-        return pair, moves * (draw.factor * weights[row, step])
+        return pair, moves * (draw.factor * weights[step, row])
 
     pair, factor = jax.vmap(fork)(branch.row, branch.step.astype(jnp.int32), branch.number)
     gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
@@ -151,10 +151,10 @@ def in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[
 
 
 def select(
-    omega: Float[np.ndarray, "paths steps"], count: int, uniform: float
+    omega: Float[np.ndarray, "steps paths"], count: int, uniform: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`count` times (step, row, Omega / (pool omega)), ordered by step: systematic resampling."""
-    pool, mass = omega.shape[0], omega.T.reshape(-1)
+    pool, mass = omega.shape[1], omega.reshape(-1)
     sums = np.cumsum(mass)
     if sums[-1] == 0.0:
         nothing = np.zeros(count, np.int64)
@@ -187,7 +187,7 @@ class Branching:
         filled = np.resize(numbers, -(-self.size // LANES) * LANES)
         outcome, steps, *of_steps = _forward(self.recorded, self.proposal, self.keys, filled)
         outcome = {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}
-        return Pool(first, outcome, steps, *jax.tree.map(lambda x: np.asarray(x)[: self.size], of_steps))
+        return Pool(first, outcome, steps, *jax.tree.map(lambda x: np.asarray(x)[:, : self.size], of_steps))
 
     def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray]:
         """Per branch: what it is worth (a row per parameter, and as such), and its cell."""
@@ -207,19 +207,25 @@ class Branching:
             return np.asarray(_branches(self.walk, self.proposal, *given), np.float64)
 
         parts = in_threads(some, range(0, self.count, self.lanes))
-        return np.concatenate(parts, axis=1)[:, : self.count] * scale, cell[row, step]
+        return np.concatenate(parts, axis=1)[:, : self.count] * scale, cell[step, row]
 
     def learn(self, paths: int, families: list[int]) -> None:
         """Factors of cells, and what is subtracted from scores, from pools of at least `paths` paths that are not reported."""
-        pools = [self.pool(first) for first in range(PILOT_FIRST, PILOT_FIRST + paths, self.size)]
-        if not pools:
-            return
-        for family in families:
-            found = [self.branches(pool, family) for pool in pools]
-            worth, cell = (np.concatenate(x, axis=-1) for x in zip(*found, strict=True))
-            self.factor[family] = importance.learn(self.factor[family], cell, worth[-1])
-        together = {name: np.concatenate([pool.outcome[name] for pool in pools]) for name in pools[0].outcome}
-        self.control = control_coefficients(together, self.law)
+        drawn: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {family: [] for family in families}
+        outcomes = []
+        for first in range(PILOT_FIRST, PILOT_FIRST + paths, self.size):
+            pool = self.pool(first)
+            outcomes.append(pool.outcome)
+            for family in families:
+                worth, cell = self.branches(pool, family)
+                drawn[family].append((worth[-1], cell))
+        for family, found in drawn.items():
+            if found:
+                worth, cell = (np.concatenate(x) for x in zip(*found, strict=True))
+                self.factor[family] = importance.learn(self.factor[family], cell, worth)
+        if outcomes and self.law:
+            together = {name: np.concatenate([outcome[name] for outcome in outcomes]) for name in outcomes[0]}
+            self.control = control_coefficients(together, self.law)
 
     def contributions(self, pool: Pool, families: list[int]) -> dict[str, np.ndarray]:
         """Of each path of a pool to every derivative; branches are counted to the first paths."""

@@ -25,15 +25,15 @@ _LANES = 512  # paths worked on at a time, so that they stay in the cache
 
 
 class Hindsight(NamedTuple):
-    """Per path and step, in deviations of a step: deficit (minus infinity if the walk never comes back below), fall."""
+    """Per step and path, in deviations of a step: deficit (minus infinity if the walk never comes back below), fall."""
 
-    deficit: Float[Array, "paths steps"]
-    fall: Float[Array, "paths steps"]
+    deficit: Float[Array, "steps paths"]
+    fall: Float[Array, "steps paths"]
 
 
-def first_depth(positions: Float[Array, "paths steps"]) -> Float[Array, "paths steps"]:
+def first_depth(positions: Float[Array, "steps paths"]) -> Float[Array, "steps paths"]:
     """By how much the first later position that is lower is lower; 0 if there is none."""
-    paths, steps = positions.shape
+    steps, paths = positions.shape
     lanes = min(_LANES, paths)
 
     def block(here: Array) -> Array:
@@ -45,9 +45,9 @@ def first_depth(positions: Float[Array, "paths steps"]) -> Float[Array, "paths s
 
         return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here))
 
-    filled = jnp.pad(positions, ((0, -paths % lanes), (0, 0)))
-    found = jax.lax.map(block, filled.reshape(-1, lanes, steps).transpose(0, 2, 1))
-    return found.transpose(0, 2, 1).reshape(-1, steps)[:paths]
+    filled = jnp.pad(positions, ((0, 0), (0, -paths % lanes)))
+    found = jax.lax.map(block, filled.reshape(steps, -1, lanes).swapaxes(0, 1))
+    return found.swapaxes(0, 1).reshape(steps, -1)[:, :paths]
 
 
 def hindsight(walk: LadderWalk, proposal: Proposal, steps: Steps) -> Hindsight:
@@ -58,4 +58,4 @@ def hindsight(walk: LadderWalk, proposal: Proposal, steps: Steps) -> Hindsight:
     further = jnp.maximum(proposal.fall_at[proposal.levels.place(threshold - depth)] - clearing.fall[steps.sold], 0.0)
     deficit = jnp.where(depth > 0.0, depth + further + jnp.log1p(-walk.maintenance), -jnp.inf)
     ahead = jnp.minimum(jnp.arange(walk.steps) + walk.halt + 1, walk.steps - 1)
-    return Hindsight(deficit / unit, (steps.after - steps.after[:, ahead]) / unit)
+    return Hindsight(deficit / unit, (steps.after - steps.after[ahead]) / unit)

@@ -23,9 +23,9 @@ class Steps(NamedTuple):
     ratio: Float[Array, "*steps"]
 
     @property
-    def level(self) -> Float[Array, "paths steps"]:
+    def level(self) -> Float[Array, "steps paths"]:
         """Level before every step."""
-        return jnp.concatenate([jnp.zeros_like(self.after[:, :1]), self.after[:, :-1]], axis=1)
+        return jnp.concatenate([jnp.zeros_like(self.after[:1]), self.after[:-1]])
 
 
 class Recorded(AbstractCompanion):
@@ -51,13 +51,13 @@ class Recorded(AbstractCompanion):
         return self.scores.outcome(state) | self.walk.outcome(state.walk)
 
 
-def highest(walk: LadderWalk, steps: Steps) -> Float[Array, "paths steps"]:
+def highest(walk: LadderWalk, steps: Steps) -> Float[Array, "steps paths"]:
     """Largest log price in the window of the breaker before every step; minus infinity while it is empty."""
     price = steps.level - walk.clearing.fall[steps.sold]
-    price = jnp.pad(price[:, 1:], ((0, 0), (walk.window, 0)), constant_values=-jnp.inf)
-    found = price[:, : walk.steps]
+    price = jnp.pad(price[1:], ((walk.window, 0), (0, 0)), constant_values=-jnp.inf)
+    found = price[: walk.steps]
     for lag in range(1, walk.window):
-        found = jnp.maximum(found, price[:, lag : lag + walk.steps])
+        found = jnp.maximum(found, price[lag : lag + walk.steps])
     return found
 
 
@@ -65,15 +65,15 @@ def restored(walk: LadderWalk, steps: Steps, row: Int[Array, ""], step: Int[Arra
     """The state before a step of a path of the pool, but for its weight and slopes, which start anew there."""
     back = step - jnp.arange(walk.window, dtype=jnp.int32)[::-1]
     at = jnp.maximum(back, 1)
-    sold, before = steps.sold[row, jnp.minimum(at, walk.steps - 1)], steps.after[row, at - 1]
+    sold, before = steps.sold[jnp.minimum(at, walk.steps - 1), row], steps.after[at - 1, row]
     state = walk.init()._replace(
-        level=jnp.where(step > 0, steps.after[row, jnp.maximum(step - 1, 0)], 0.0),
-        sold=steps.sold[row, step],
-        bad_debt=steps.bad_debt[row, step],
-        fund_income=steps.fund_income[row, step],
+        level=jnp.where(step > 0, steps.after[jnp.maximum(step - 1, 0), row], 0.0),
+        sold=steps.sold[step, row],
+        bad_debt=steps.bad_debt[step, row],
+        fund_income=steps.fund_income[step, row],
         window=jnp.where(back > 0, before - walk.clearing.fall[sold], -jnp.inf),
         window_sold=jnp.where(back > 0, sold, 0),
     )
     if not walk.window:
         return state
-    return state._replace(halt=steps.halt[row, step], halted=steps.halted[row, step])
+    return state._replace(halt=steps.halt[step, row], halted=steps.halted[step, row])
