@@ -16,11 +16,11 @@ RIVALS = {"CMA-ES": "cma", "constrained Bayesian": "bayes_opt"}
 
 def test_least_cost_is_that_of_the_plain_problem():
     problem, least = problem_of(3)
-    tuned = tune(problem, seed=1, paths=200_000, method=AugmentedLagrangian(z=0.0, room=0.0))
+    tuned = tune(problem, seed=1, paths=50_000, method=AugmentedLagrangian(z=0.0, room=0.0))
     assert tuned.status == "converged"
-    error = 1.0 / (float(tuned.shadow_prices[0]) ** -1 * 200_000) ** 0.5  # of the price, relative; the cost is flatter
+    error = 1.0 / (float(tuned.shadow_prices[0]) ** -1 * 50_000) ** 0.5  # of the price, relative; the cost is flatter
     assert tuned.evaluation.cost == pytest.approx(least, rel=error)
-    assert error < 0.02
+    assert error < 0.03
     assert tuned.evaluation.cost == pytest.approx(sum(float(m) for m in tuned.parameters.values()))
 
 

@@ -1,18 +1,22 @@
 """What `tailrisk tune` says about a policy beside its certificate: front, worlds it was not tuned for, rival rules, report."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from policy_problems import SIGMA, Margin, margin_problem
+from scipy import stats
 from test_tune import CONFIG, invoke
 
 from tailrisk.cli import main
 from tailrisk.figures import format_policy
 from tailrisk.margin import Brackets, VolatilityScaled
+from tailrisk.policy import AbstractSampledModel, Mean, Policy, Probability, Problem, Shortfall, Stream
 from tailrisk.study.baselines import Baselines, rules
-from tailrisk.study.robustness import Robustness, _draws
+from tailrisk.study.robustness import Robustness, _draws, worst_case
 from tailrisk.study.tune import load
 
 QUICK = (
@@ -23,6 +27,10 @@ QUICK = (
     "tune.choices={}",
 )
 WORLD = '{name="half depth",change={impact={depth={volume=1e5}}}}'
+SURFACE = (
+    'tune.surface={rows="breaker.breakers.0.threshold",columns="breaker.breakers.0.length",'
+    'row_values=[0.03,0.9],column_values=["10min","20min"],paths=1024}'
+)
 MEAN = "mean bad_debt"
 
 
@@ -39,12 +47,14 @@ def found(tmp_path_factory, keep_precision):
     out = tmp_path_factory.mktemp("tune") / "policy"
     result = invoke(
         *QUICK,
+        "tune.starts=2",
         "tune.frontier.factors=[0.5,1,2]",
         "tune.robustness.draws=4",
         'tune.robustness.deviations={"market.volatility"=0.5}',
         f"tune.robustness.worlds=[{WORLD}]",
         "tune.robustness.paths=1024",
         "tune.baselines.paths=1024",
+        SURFACE,
         "--out",
         str(out),
     )
@@ -75,6 +85,15 @@ def test_words_are_earned(found):
     policy, _, output = found
     assert policy["tuned_policy"] == (policy["search"] == "converged" and policy["status"] == "certified")
     assert ("# Tuned policy" in output) == policy["tuned_policy"]
+
+
+def test_two_starts_meet_in_cost(found):
+    """What lies between them is a flat valley: the numbers may differ, the cost may not, beyond what 25 evaluations leave."""
+    policy, *_ = found
+    first, second = policy["searches"]
+    assert (first["start"], second["start"]) == (0, 1)
+    assert max(first["violation"], second["violation"]) <= 0.0
+    assert second["cost"] == pytest.approx(first["cost"], rel=0.02)
 
 
 def test_cost_is_the_sum_of_its_parts(found):
@@ -113,6 +132,31 @@ def test_worlds_with_less_depth_have_more_bad_debt(found):
     assert panel["share_of_draws"][MEAN]["worst_decile"] > 0.5 * panel["base"][MEAN]["estimate"] / 5e-5
 
 
+def test_worst_reweighting_has_its_closed_form():
+    """Normal losses: the worst mean under twice the probability is E[L | L > 0], the worst 99 % shortfall that of 99.5 %."""
+    problem = Problem(
+        Margin(),
+        margin_problem(1.0).variables,
+        {"margin": 1.0},
+        (Mean("loss", 1.0), Shortfall("loss", 1.0, 0.99), Probability("excess", 0.5, 0.0)),
+    )
+    problem = dataclasses.replace(problem, model=Losses())
+    policy, stream = Policy({"margin": np.asarray(SIGMA)}, np.zeros(3)), Stream("test", 3, 400_000)
+    found = worst_case(problem, policy, stream, 2.0)
+    tail = stats.norm.isf(0.005)
+    known = np.array([SIGMA * np.sqrt(2.0 / np.pi), SIGMA * stats.norm.pdf(tail) / 0.005, 2.0 * stats.norm.sf(1.0)])
+    assert (np.abs(found.value - known) <= 4.0 * found.std_error).all()
+    assert (found.std_error <= 0.01 * known).all()
+
+
+class Losses(AbstractSampledModel):
+    """The loss itself beside what lies beyond the margin."""
+
+    def sample(self, parameters, keys, first, paths):
+        out = Margin().sample(parameters, keys, first, paths)
+        return out | {"loss": out["excess"] + parameters["margin"]}
+
+
 def test_rules_meet_the_policy_at_its_cost_and_at_its_risk(found):
     policy, *_ = found
     rows = policy["baselines"]["rules"]
@@ -127,6 +171,17 @@ def test_rules_meet_the_policy_at_its_cost_and_at_its_risk(found):
         other = MEAN if row["equal"] == "cost" else "cost"
         assert row["apart"] == pytest.approx(row[other] - ours[other], abs=1e-7)
     assert sum("note" not in row for row in rows) >= 4
+
+
+def test_surface_is_flat_where_no_halt_is_triggered(found):
+    policy, *_ = found
+    cells = {(cell["row"], cell["column"]): cell for cell in policy["surface"]["cells"]}
+    assert set(cells) == {(t, length) for t in (0.03, 0.9) for length in ("10min", "20min")}
+    never = [cells[0.9, length] for length in ("10min", "20min")]
+    assert never[0][MEAN] == never[1][MEAN]
+    assert never[0]["cost"] == never[1]["cost"]
+    tight = cells[0.03, "20min"][MEAN]
+    assert abs(tight["apart"]) > 3.0 * tight["std_error"]
 
 
 def test_draws_follow_their_standard_errors(keep_precision):
@@ -173,6 +228,11 @@ def test_rules_scale_with_their_number():
         ('tune.robustness={draws=1,deviations={"market.sigma"=1.0}}', "market.sigma"),
         ("tune.frontier={constraint=4,factors=[0.5]}", "there are 1; count from 0"),
         ("tune.frontier.factors=[-1.0]", "tune.frontier.factors"),
+        (
+            'tune.surface={rows="margin.nothing",columns="breaker",row_values=[1],column_values=[1]}',
+            "tune.surface: margin.nothing",
+        ),
+        ('tune.surface.rows="breaker.breakers.0.threshold"', "a key and its values"),
         ("tune.frontiers=1", "did you mean 'frontier'"),
     ],
 )

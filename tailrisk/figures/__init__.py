@@ -2,6 +2,10 @@
 
 from .distributions import draw_cascade_sizes as draw_cascade_sizes
 from .distributions import draw_exceedance as draw_exceedance
+from .extremes import draw_hill as draw_hill
+from .extremes import draw_mean_excess as draw_mean_excess
+from .extremes import draw_return_levels as draw_return_levels
+from .extremes import draw_stability as draw_stability
 from .liquidations import draw_liquidation_map as draw_liquidation_map
 from .payers import draw_who_pays as draw_who_pays
 from .policy import draw_certificate as draw_certificate

@@ -24,6 +24,7 @@ def format_policy(policy: dict[str, Any]) -> str:
     parts = [
         _verdict(policy),
         _parameters(policy),
+        _searches(policy),
         _constraints(policy),
         _costs(policy),
         _prices(policy),
@@ -31,6 +32,7 @@ def format_policy(policy: dict[str, Any]) -> str:
         _sensitivities(policy),
         _front(policy),
         _robustness(policy),
+        _surface(policy),
         _baselines(policy),
         _made(policy),
     ]
@@ -77,6 +79,23 @@ def _parameters(policy: dict[str, Any]) -> Iterator[str]:
     yield from _table(["number", "policy", "before rounding", "grid"], rows)
 
 
+def _searches(policy: dict[str, Any]) -> Iterator[str]:
+    if len(policy["searches"]) < 2:
+        return
+    yield f"Coarse searches on {policy['paths']['coarse']:,} paths, of which the best was refined"
+    yield ""
+    rows = [
+        [
+            ", ".join(f"{key} = {value}" for key, value in one["choice"].items()) or "-",
+            str(one["start"] + 1),
+            _number(one["cost"], 5),
+            f"{one['violation']:+.1%}",
+        ]
+        for one in policy["searches"]
+    ]
+    yield from _table(["choice", "start", "cost", "worst limit"], rows)
+
+
 def _constraints(policy: dict[str, Any]) -> Iterator[str]:
     attempt = policy["attempts"][-1]
     yield f"Constraints (shares of the book; fresh: {attempt['paths']:,} paths, attempt {len(policy['attempts'])})"
@@ -89,6 +108,9 @@ def _constraints(policy: dict[str, Any]) -> Iterator[str]:
                 name,
                 _number(row["limit"]),
                 _number(policy["incumbent"][name]["estimate"]),
+                "-"
+                if policy["soft"] is None
+                else _estimate(*(policy["soft"][name][k] for k in ("estimate", "std_error"))),
                 f"{_number(tuning['estimate'])} ± {_number(1.96 * tuning['std_error'], 2)}",
                 _number(row["estimate"]),
                 _number(row["upper_bound"]),
@@ -96,7 +118,7 @@ def _constraints(policy: dict[str, Any]) -> Iterator[str]:
                 "pass" if row["passed"] else row["note"] or "fail",
             ]
         )
-    head = ["constraint", "limit", "incumbent", "tuning paths", "fresh paths", "upper bound", "hits", ""]
+    head = ["constraint", "limit", "incumbent", "smooth twin", "tuning paths", "fresh paths", "upper bound", "hits", ""]
     yield from _table(head, rows)
 
 
@@ -159,7 +181,8 @@ def _sensitivities(policy: dict[str, Any]) -> Iterator[str]:
             return "held"
         text = f"{scale * entry['difference']:.3g} ± {scale * 1.96 * entry['std_error']:.2g}"
         if "smooth" in entry:
-            text += f" / {scale * entry['smooth']:.3g}" + ("" if entry["agree"] else " *")
+            smooth, error = scale * entry["smooth"], scale * 1.96 * entry["smooth_error"]
+            text += f" / {smooth:.3g} ± {error:.2g}" + ("" if entry["agree"] else " *")
         return text
 
     rows = [
@@ -216,6 +239,29 @@ def _robustness(policy: dict[str, Any]) -> Iterator[str]:
     yield from _table(["world", *names], rows)
 
 
+def _surface(policy: dict[str, Any]) -> Iterator[str]:
+    surface = policy["surface"]
+    if surface is None:
+        return
+    name = next(iter(policy["fresh"]))
+    limit = policy["fresh"][name]["limit"]
+    yield (
+        f"{surface['rows']} by {surface['columns']} on {surface['paths']:,} common paths: {name} less the policy's in % of the "
+        "limit / cost less the policy's in basis points of the book (± 1.96 s.e.)"
+    )
+    yield ""
+    columns = list(dict.fromkeys(str(cell["column"]) for cell in surface["cells"]))
+    cells = {(str(cell["row"]), str(cell["column"])): cell for cell in surface["cells"]}
+
+    def shown(cell: dict[str, Any]) -> str:
+        risk, cost = cell[name], (1e4 * cell["cost"], 1.96e4 * cell["cost_error"])
+        parts = (100.0 * risk["apart"] / limit, 196.0 * risk["std_error"] / limit, *cost)
+        return "{:+.3g} ± {:.2g} / {:+.3g} ± {:.2g}".format(*parts)
+
+    rows = dict.fromkeys(row for row, _ in cells)
+    yield from _table(["", *columns], ([row, *(shown(cells[row, column]) for column in columns)] for row in rows))
+
+
 def _baselines(policy: dict[str, Any]) -> Iterator[str]:
     table = policy["baselines"]
     if table is None:
@@ -251,5 +297,6 @@ def _made(policy: dict[str, Any]) -> Iterator[str]:
     if made:
         yield (
             f"tailrisk {made['version']}, seed {made['seed']}, {made['device']}, {made['precision']}, "
-            f"{policy['paths']['tuning']:,} tuning paths, {made['seconds']:.0f} s."
+            f"{policy['paths']['tuning']:,} tuning paths, {made['seconds']:.0f} s, {made['processor_seconds']:.0f} s of "
+            "one core."
         )

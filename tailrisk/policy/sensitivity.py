@@ -22,7 +22,8 @@ _PINNED = 1e-3  # share of the wanted step below which a number cannot be moved 
 class Slopes(NamedTuple):
     """Derivatives per 10 % of each entry, with standard errors; `nan` where an entry cannot move on its own.
 
-    `bound` is that of the upper confidence bound, value + z standard errors.
+    `bound` is that of the upper confidence bound, value + z standard errors. `here` and `here_error` are the constrained
+    quantities themselves where the derivatives came with them.
     """
 
     entries: tuple[tuple[str, int], ...]  # (variable, place)
@@ -31,6 +32,8 @@ class Slopes(NamedTuple):
     value: Float[np.ndarray, "constraints entries"]
     value_error: Float[np.ndarray, "constraints entries"]
     bound: Float[np.ndarray, "constraints entries"]
+    here: Float[np.ndarray, " constraints"] | None = None
+    here_error: Float[np.ndarray, " constraints"] | None = None
 
 
 def entries(parameters: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -128,7 +131,7 @@ def pathwise(problem: Problem, policy: Policy, stream: Stream, *, batches: int =
     cost = np.array([e.cost_gradient[: len(names)] for e in found])
     value = np.array([e.value_gradient[:, : len(names)] for e in found])
     error = np.array([e.std_error_gradient[:, : len(names)] for e in found]).mean(axis=0) / np.sqrt(batches)
-    root = np.sqrt(batches)
+    here, root = np.array([e.value for e in found]), np.sqrt(batches)
     return Slopes(
         names,
         cost.mean(axis=0),
@@ -136,4 +139,6 @@ def pathwise(problem: Problem, policy: Policy, stream: Stream, *, batches: int =
         value.mean(axis=0),
         value.std(axis=0, ddof=1) / root,
         value.mean(axis=0) + z * error,
+        here.mean(axis=0),
+        here.std(axis=0, ddof=1) / root,
     )

@@ -45,6 +45,12 @@ class Target(NamedTuple):
     slope: float
 
 
+def certification(wanted: Any) -> Certification:
+    """The certificate that a table `tune` asks for; the pilot that sizes it is not larger than it may be."""
+    most = wanted.certificate_paths
+    return Certification(level=float(wanted.level), most_paths=most, pilot_paths=min(131_072, most // 2))
+
+
 def trace(
     problem: Problem,
     refined: Refined,
@@ -72,9 +78,8 @@ def trace(
             here = eqx.tree_at(lambda p: p.constraints[which].limit, problem, np.asarray(factor * limit))
             method = TrustRegion(z=Z, room=ROOM, shares=(1.0,), evaluations=front.evaluations, radius=1.0)
             before = refine(here, before.optimum.parameters, stream, method)
-            method = Certification(level=float(wanted.level), most_paths=wanted.certificate_paths)
-            seed = wanted.seed + 1 + factors.index(factor)
-            found[factor] = here, before, certify(here, before.policy, seed=seed, method=method)
+            seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
+            found[factor] = here, before, certify(here, before.policy, seed=seed, method=certification(wanted))
             report(
                 f"front: limit x {factor:g}: cost {before.at_optimum.cost:.5g}, {found[factor][2].status}, "
                 f"{time.monotonic() - began:.0f} s"

@@ -11,13 +11,14 @@ from ..leaves import with_parameters
 from ..policy import Slopes
 from ..policy.problem import Judgement
 from ..policy.variables import Row, rows
-from . import baselines, robustness
+from . import baselines, robustness, surface
 from .folder import write_atomic, write_json
 from .run import Study, commit, package_version, resolved
 from .tune import Outcome
 from .venue import OUTCOMES
 
 _DEVIATIONS = 3.0  # standard errors within which two derivatives agree
+_BIAS = 1e-2  # share of a derivative that central differences over 5 % may be off
 
 
 def write(folder: Path, study: Study, outcome: Outcome) -> None:
@@ -36,6 +37,7 @@ def write(folder: Path, study: Study, outcome: Outcome) -> None:
         "precision": "float32, sums in float64",
         "seed": outcome.wanted.seed,
         "seconds": outcome.seconds,
+        "processor_seconds": outcome.processor_seconds,
     }
     write_json(folder / "policy.json", as_json(outcome) | {"made": made})
 
@@ -70,6 +72,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "cost_split": {"policy": outcome.split, "incumbent": outcome.incumbent_split},
         "outcomes": OUTCOMES,
+        "soft": _soft(outcome, names),
         "tuning": lines(refined.judged),
         "fresh": {line.name: line._asdict() for line in attempt.lines},
         "incumbent": lines(outcome.incumbent),
@@ -97,11 +100,30 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "shadow_prices": dict(zip(names, outcome.tuned.shadow_prices, strict=True)),
         },
         "evaluations": refined.evaluations,
-        "paths": {"tuning": wanted.paths, "audit": wanted.audit_paths},
+        "paths": {"tuning": wanted.paths, "coarse": outcome.searches[0].paths, "audit": wanted.audit_paths},
+        "searches": [
+            {
+                "choice": one.choice,
+                "start": one.start,
+                "cost": one.refined.at_optimum.cost,
+                "violation": one.refined.violation,
+            }
+            for one in outcome.searches
+        ],
         "front": _front(outcome),
         "robustness": None if outcome.panel is None else robustness.as_json(outcome.panel, limits),
+        "surface": surface.as_json(outcome.surface, wanted.surface, names),
         "baselines": baselines.as_json(outcome.rivals, problem, wanted.baselines) if outcome.rivals else None,
     }
+
+
+def _soft(outcome: Outcome, names: list[str]) -> dict[str, Any] | None:
+    """The constrained quantities on the smooth twin, which has no breaker and bounds a probability from above."""
+    smooth = outcome.audit.smooth
+    if smooth is None or smooth.here is None or smooth.here_error is None:
+        return None
+    rows = zip(names, smooth.here, smooth.here_error, strict=True)
+    return {name: {"estimate": value, "std_error": error} for name, value, error in rows}
 
 
 def entry_name(name: str, place: int) -> str:
@@ -161,8 +183,8 @@ def _pair(hard: Slopes, smooth: Slopes | None, pick: Any) -> dict[str, Any]:
     out = {"difference": value, "std_error": error}
     if smooth is not None:
         other, other_error = pick(smooth)
-        both = float(np.hypot(error, other_error))
-        out |= {"smooth": other, "smooth_error": other_error, "agree": bool(abs(value - other) <= _DEVIATIONS * both)}
+        reach = _DEVIATIONS * float(np.hypot(error, other_error)) + _BIAS * abs(value)
+        out |= {"smooth": other, "smooth_error": other_error, "agree": bool(abs(value - other) <= reach)}
     return out
 
 

@@ -9,11 +9,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import count, problems, to_real
+from .._fields import Real, count, problems, real, to_duration, to_real
 from .._streams import stream_key
 from ..leaves import current, with_parameters
-from ..policy import Policy, Problem, Stream
-from ..policy.problem import Judgement, checked, judge
+from ..policy import Policy, Probability, Problem, Shortfall, Stream
+from ..policy.constraints import upper_quantile
+from ..policy.problem import Judgement, checked, judge, mean_cost, outcomes
 from ..scenario import Scenario
 from .config import ConfigError, merge
 from .run import from_table
@@ -21,6 +22,11 @@ from .venue import LANES, HardVenue, Held
 
 ROOT = "policy/robustness"
 _TRIES = 100  # draws out of bounds before the deviations are called too wide
+
+
+def _deviation(value: Any) -> Any:
+    """A standard error; that of a time is written with its unit."""
+    return to_duration(value) if isinstance(value, str) else to_real(value)
 
 
 class World(eqx.Module):
@@ -36,9 +42,10 @@ class Robustness(eqx.Module):
     draws: int = count(0)  # of all estimated numbers together, from independent normal laws
     paths: int = count(4_096, least=1_024)  # per draw and world, the same noise for all
     deviations: dict[str, Any] = eqx.field(
-        converter=lambda given: {key: to_real(value) for key, value in given.items()}, default_factory=dict
+        converter=lambda given: {key: _deviation(value) for key, value in given.items()}, default_factory=dict
     )  # standard error of each number, by dotted key
     worlds: tuple[World, ...] = eqx.field(converter=tuple, default=())
+    likelihood: Real = real(2.0, unit="1", least=1.0)  # times as likely as drawn that any path may be; 1 skips it
 
     def check(self) -> Iterator[tuple[str, Any]]:
         if self.draws and not self.deviations:
@@ -95,8 +102,37 @@ def examine(
         began = time.monotonic()
         worlds.append((world.name, seen(world_of(table, world))))
         report(f"robustness: {world.name}, {time.monotonic() - began:.0f} s")
+    times = float(panel.likelihood)
+    if times > 1.0:
+        worlds.append((f"any path up to {times:g} times as likely", worst_case(problem, policy, stream, times)))
     names = tuple(constraint.name for constraint in problem.constraints)
     return Panel(names, seen(scenario), np.array(drawn).reshape(-1, limits.size), tuple(worlds), panel.paths)
+
+
+def worst_case(problem: Problem, policy: Policy, stream: Stream, times: float) -> Judgement:
+    """Every constraint in the worst world whose probabilities are at most `times` those drawn, its own for each.
+
+    The worst mean is that of the worst 1/times of all paths; a shortfall at level a becomes that at 1 - (1 - a)/times; a
+    probability grows by `times`. Unlike a ball of relative entropy this asks for no light tails.
+
+    **Source:** Rockafellar, Uryasev and Zabarankin (2006), "Generalized deviations in risk analysis", on risk envelopes.
+    """
+    drawn = outcomes(problem, policy.parameters, stream)
+    value, error, levels = [], [], []
+    for constraint in problem.constraints:
+        x, n = drawn[constraint.outcome], stream.paths
+        if isinstance(constraint, Probability):
+            share = float(np.mean(x > float(constraint.threshold)))
+            worst, spread, t = min(times * share, 1.0), times * np.sqrt(share * (1.0 - share) / n), np.nan
+        else:
+            tail = (1.0 - float(constraint.level) if isinstance(constraint, Shortfall) else 1.0) / times
+            t = upper_quantile(x, np.ones(n), tail)
+            beyond = np.maximum(x - t, 0.0) / tail
+            worst, spread = t + float(beyond.mean()), float(beyond.std(ddof=1)) / np.sqrt(n)
+        value.append(worst)
+        error.append(spread)
+        levels.append(t)
+    return Judgement(mean_cost(problem, drawn), np.array(value), np.array(error), np.array(levels))
 
 
 def world_of(table: dict[str, Any], world: World) -> Scenario:

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from .. import _streams
 from .._fields import Real, count, real, to_real
 from ..leaves import current
 from ..policy import (
@@ -23,7 +25,6 @@ from ..policy import (
     AbstractVariable,
     AugmentedLagrangian,
     Certificate,
-    Certification,
     Problem,
     Refined,
     Slopes,
@@ -41,12 +42,15 @@ from ..policy import (
 )
 from ..policy.lagrangian import ROOT
 from ..policy.problem import Judgement, checked, judgement, outcomes
+from ..policy.variables import sizes
+from ..policy.variables import values as values_of
 from ..scenario import Scenario
 from .baselines import Baselines, Rival, compare, twin_of
 from .config import ConfigError, apply_override, read_toml, structure
-from .front import Front, Target, trace
+from .front import Front, Target, certification, trace
 from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
+from .surface import Cell, Surface, cell_of, scan
 from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
@@ -62,6 +66,7 @@ class Tune(eqx.Module):
     constraints: tuple[AbstractConstraint, ...] = eqx.field(converter=tuple)
     cost: dict[str, Any] = eqx.field(converter=lambda prices: {name: to_real(p) for name, p in prices.items()})
     choices: dict[str, Any] = eqx.field(converter=dict, default_factory=dict)  # structural keys: every value is tried
+    starts: int = count(1, least=1)  # of every coarse search: that of the variables, then random ones around it
     paths: int = count(32_768, least=1_024)  # fixed paths of the refinement on the hard model
     smooth_paths: int = count(2_048)  # fixed paths of the search by gradients on the smooth twin; 0 skips it
     audit_paths: int = count(2_048)  # paths of the smooth twin's gradient that the audit compares; 0 skips it
@@ -74,6 +79,7 @@ class Tune(eqx.Module):
     frontier: Front = eqx.field(default_factory=Front)
     robustness: Robustness = eqx.field(default_factory=Robustness)
     baselines: Baselines = eqx.field(default_factory=Baselines)
+    surface: Surface = eqx.field(default_factory=Surface)
 
     def check(self) -> Iterator[tuple[str, str]]:
         known = ", ".join(OUTCOMES)
@@ -99,6 +105,18 @@ class Audit(NamedTuple):
     smooth_optimal: Stationarity | None
 
 
+class Search(NamedTuple):
+    """A coarse search: which choice of structural keys, from which start, and what it found."""
+
+    choice: dict[str, Any]
+    start: int
+    paths: int
+    scenario: Scenario
+    problem: Problem
+    tuned: Tuned | None
+    refined: Refined
+
+
 class Outcome(NamedTuple):
     """The best policy found, how it was found, and what it is measured against.
 
@@ -114,6 +132,7 @@ class Outcome(NamedTuple):
     tuned: Tuned | None
     refined: Refined
     certificate: Certificate
+    searches: tuple[Search, ...]
     incumbent: Judgement
     policy: Judgement
     split: dict[str, float]
@@ -122,7 +141,9 @@ class Outcome(NamedTuple):
     front: tuple[Target, ...]
     panel: Panel | None
     rivals: tuple[Rival, ...]
+    surface: tuple[Cell, ...]
     seconds: float
+    processor_seconds: float
 
     @property
     def certified(self) -> bool:
@@ -147,6 +168,8 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
         current(study.scenario, key)
     for world in wanted.robustness.worlds:
         world_of(table, world)
+    for row, column in itertools.product(wanted.surface.row_values, wanted.surface.column_values):
+        cell_of(table, wanted.surface, row, column)
     if wanted.baselines.paths:
         twin_of(table, wanted.baselines)
     return table, study, wanted
@@ -158,12 +181,18 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     Best is the cheapest of those that meet every limit on the tuning paths, or the one that misses least.
     """
     jax.config.update("jax_enable_x64", True)
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     small = Stream(ROOT, wanted.seed, max(wanted.paths // 4, LANES), max(LANES, wanted.paths // 4))
     whole = small._replace(paths=wanted.paths)
-    found = [_search(_chosen(table, choice), choice, wanted, small, report) for choice in combinations(wanted.choices)]
-    scenario, problem, choice, tuned, coarse = min(found, key=lambda entry: _rank(entry[-1]))
-    refined = _refined(problem, coarse, whole, wanted, ROOM, report)
+    searches = tuple(
+        _search(scenario, choice, start, wanted, small, report)
+        for choice in combinations(wanted.choices)
+        for scenario in (_chosen(table, choice),)
+        for start in range(wanted.starts)
+    )
+    best = min(searches, key=lambda one: _rank(one.refined))
+    scenario, problem, choice = best.scenario, best.problem, best.choice
+    refined = _refined(problem, best.refined, whole, wanted, ROOM, report)
     certificate, refined = _certified(problem, refined, whole, wanted, report)
     audit = _audit(problem, refined, whole, wanted, report)
     status = _status(refined, audit, float(wanted.tolerance))
@@ -173,20 +202,22 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     (incumbent, incumbent_split), (policy, split) = (
         _split(problem, values, stream) for values in (held, refined.policy.parameters)
     )
-    front, panel, rivals = (), None, ()
+    front, panel, rivals, surface = (), None, (), ()
     if status != "not_finite":
         front = trace(problem, refined, certificate, audit.optimal, whole, wanted, report)
         panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
         rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
+        surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
     return Outcome(
         status=status,
         wanted=wanted,
         scenario=scenario,
         problem=problem,
         choice=choice,
-        tuned=tuned,
+        tuned=best.tuned,
         refined=refined,
         certificate=certificate,
+        searches=searches,
         incumbent=incumbent,
         policy=policy,
         split=split,
@@ -195,7 +226,9 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
         front=front,
         panel=panel,
         rivals=rivals,
+        surface=surface,
         seconds=time.monotonic() - began,
+        processor_seconds=time.process_time() - worked,
     )
 
 
@@ -232,9 +265,9 @@ def _chosen(table: dict[str, Any], choice: dict[str, Any]) -> Scenario:
 
 
 def _search(
-    scenario: Scenario, choice: dict[str, Any], wanted: Tune, stream: Stream, report: Report
-) -> tuple[Any, ...]:
-    """The coarse stage of one choice: gradients on the smooth twin if asked, then a wide trust region on few paths."""
+    scenario: Scenario, choice: dict[str, Any], number: int, wanted: Tune, stream: Stream, report: Report
+) -> Search:
+    """The coarse stage: gradients on the smooth twin if asked, then a wide trust region on few paths."""
     problem = Problem(
         model=SmoothVenue.of(scenario),
         variables=wanted.variables,
@@ -242,24 +275,33 @@ def _search(
         constraints=wanted.constraints,
         hard=HardVenue(Held(scenario)),
     )
-    said = " with " + ", ".join(f"{key} = {value}" for key, value in choice.items()) if choice else ""
-    start, tuned = {v.name: np.asarray(v.start) for v in wanted.variables}, None
+    said = ", ".join([*(f"{key} = {value}" for key, value in choice.items()), f"start {number + 1}"])
+    start, tuned = _start(wanted, number), None
     if wanted.smooth_paths:
         began = time.monotonic()
         method = AugmentedLagrangian(rounds=5, steps=12, tolerance=1e-3, gradient_tolerance=1e-2)
-        tuned = tune(problem, seed=wanted.seed, paths=wanted.smooth_paths, method=method)
+        tuned = tune(problem, seed=wanted.seed, paths=wanted.smooth_paths, method=method, start=start)
         start = tuned.parameters
         report(
-            f"smooth twin{said}: {tuned.status} after {tuned.evaluations} gradients, {time.monotonic() - began:.0f} s"
+            f"smooth twin, {said}: {tuned.status} after {tuned.evaluations} gradients, {time.monotonic() - began:.0f} s"
         )
     began = time.monotonic()
     method = TrustRegion(shares=(1.0,), evaluations=wanted.evaluations, radius=2.0)
     refined = refine(problem, start, stream, method)
     report(
-        f"coarse search{said}: {refined.evaluations} evaluations of {stream.paths:,} paths, cost "
+        f"coarse search, {said}: {refined.evaluations} evaluations of {stream.paths:,} paths, cost "
         f"{refined.at_optimum.cost:.5g}, worst limit {refined.violation:+.1%}, {time.monotonic() - began:.0f} s"
     )
-    return scenario, problem, choice, tuned, refined
+    return Search(choice, number, stream.paths, scenario, problem, tuned, refined)
+
+
+def _start(wanted: Tune, number: int) -> dict[str, Any]:
+    """The start of the variables, or one some 20 % away in every number."""
+    free = np.zeros(sizes(wanted.variables))
+    if number:
+        key = _streams.stream_key(wanted.seed, f"{ROOT}/start/{number}")
+        free = 2.0 * np.random.default_rng([int(word) for word in np.asarray(key)]).standard_normal(free.size)
+    return {name: np.asarray(value, float) for name, value in values_of(wanted.variables, jnp.asarray(free)).items()}
 
 
 def _refined(problem: Problem, before: Refined, stream: Stream, wanted: Tune, room: float, report: Report) -> Refined:
@@ -287,7 +329,7 @@ def _certified(
     problem: Problem, refined: Refined, stream: Stream, wanted: Tune, report: Report
 ) -> tuple[Certificate, Refined]:
     """Certificates until one passes or the attempts are spent; after a miss the search keeps more room."""
-    method = Certification(level=float(wanted.level), most_paths=wanted.certificate_paths)
+    method = certification(wanted)
     certificate, room = None, ROOM
     while True:
         began = time.monotonic()

@@ -1,7 +1,9 @@
 """Estimators of tails and their intervals; they know no finance."""
 
 from . import accumulator as accumulator
+from . import backtests as backtests
 from . import diagnostics as diagnostics
+from . import extremes as extremes
 from . import measures as measures
 from . import plan as plan
 from . import streamed as streamed
