@@ -20,6 +20,7 @@ from ..gradients import (
     smoothing_es,
 )
 
+BATCHES, CONTROL_BATCHES = 128, 64
 YARDSTICK = "differences, h = 5e-4"
 BAND = 0.04
 THRESHOLDS = ("maintenance", "initial_shift", "impact")
@@ -38,6 +39,7 @@ class Entry:
     parameters: tuple[str, ...]
     kind: str = "unbiased"
     share: float = 1.0
+    batches: int = BATCHES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +85,12 @@ def _control(kind: str, temperature: float, share: float) -> Entry:
     def method(*given: Any, **more: Any) -> Gradient:
         return controls.estimate(*given, kind=kind, temperature=temperature, **more)
 
-    return Entry(name, method, ("maintenance", "initial_shift"), "control", share)
+    return Entry(name, method, ("maintenance", "initial_shift"), "control", share, CONTROL_BATCHES)
 
 
 def _without_breaker(accounts: int) -> tuple[Entry, ...]:
-    m, few = ("maintenance",), 1 / 64 if accounts > 100 else 1 / 16
+    many = accounts > 100
+    m, few = ("maintenance",), 1 / 256 if many else 1 / 32  # controls work through all accounts
     return (
         *_each(5e-4, THRESHOLDS),
         *_each(2e-3, THRESHOLDS),
@@ -99,8 +102,8 @@ def _without_breaker(accounts: int) -> tuple[Entry, ...]:
         Entry("boundary branching", branch.estimate, THRESHOLDS),
         Entry("conditional line", conditional.estimate, THRESHOLDS, share=1 / 8),
         Entry("smoothing, sd 2e-3", partial(smoothing_es.estimate, step=2e-3, certify=False), THRESHOLDS, "biased"),
-        *(_control("sigmoid", temperature, few) for temperature in (0.001, 0.004, 0.008)),
-        *(_control("straight-through", temperature, few) for temperature in (0.004, 0.008)),
+        *(_control("sigmoid", temperature, few) for temperature in ((0.001, 0.008) if many else (0.001, 0.004, 0.008))),
+        *(_control("straight-through", temperature, few) for temperature in ((0.008,) if many else (0.004, 0.008))),
         _control("naive", 0.004, few),
     )
 

@@ -19,11 +19,10 @@ import numpy as np
 from ..gradients import Gradient, LadderWalk, oracle
 from ..gradients import estimate as automatic
 from ..simulate import simulate
-from .gradient_cases import FORWARD_PASSES, TARGETS, YARDSTICK, Case, Entry, cases
+from .gradient_cases import BATCHES, FORWARD_PASSES, TARGETS, YARDSTICK, Case, Entry, cases
 from .timing import machine
 
 LIMIT = 4.0  # standard errors from the truth
-BATCHES = 128
 PATHS = BATCHES * 8_192
 FOUR = ("maintenance", "initial_shift", "impact", "law.drift")
 CHECK_FAILED = 1
@@ -67,16 +66,17 @@ def _forward(case: Case, paths: int) -> float:
 
 def _size(entry: Entry, paths: int) -> int:
     """Paths of a batch."""
-    return max(64, int(paths * entry.share) // BATCHES // 64 * 64)
+    return max(64, int(paths * entry.share) // entry.batches // 64 * 64)
 
 
 def measure(entry: Entry, case: Case, paths: int) -> Gradient:
     """A run after a short one that compiles the same programs."""
-    size, found = _size(entry, paths), None
-    for batches, seed in ((2, 1), (BATCHES, 2)):
+    size, found, began = _size(entry, paths), None, time.perf_counter()
+    for batches, seed in ((2, 1), (entry.batches, 2)):
         more = {"pilot_paths": size if batches == 2 else 65_536} if "branching" in entry.name else {}
         found = entry.method(case.ladder, entry.parameters, seed=seed, paths=batches * size, batches=batches, **more)
     assert found is not None
+    click.echo(f"  {case.title}: {entry.name}, {time.perf_counter() - began:.0f} s", err=True)
     return found
 
 
@@ -113,7 +113,7 @@ def compare(case: Case, paths: int) -> tuple[dict[str, float], float, list[Row]]
             truth, its_error, who = (truths[name], 0.0, "") if truths else best[name]
             apart = float(np.hypot(error, its_error)) if who != entry.name else np.nan
             ratio = error**2 * result.seconds / work[name]
-            noise = 0.0 if entry.name == YARDSTICK else 2.0 / np.sqrt(BATCHES - 1.0)
+            noise = 0.0 if entry.name == YARDSTICK else np.sqrt(2.0 / (entry.batches - 1.0) + 2.0 / (BATCHES - 1.0))
             target = TARGETS.get((case.title, entry.name, name), np.nan)
             rows.append(
                 Row(
