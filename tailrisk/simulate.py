@@ -84,22 +84,40 @@ def batch(
     return jax.vmap(one, out_axes=(0, int(steps_first)))(paths)
 
 
-def resume(
-    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any
-) -> dict[str, Float[Array, " lanes"]]:
-    """Outcomes of paths that go on from given states with their own noise of the steps `since` and later, to be traced.
+def until(
+    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any, stop: Callable[[PyTree], Any]
+) -> tuple[PyTree, Any, Any]:
+    """Paths that go on from given states with their own noise of the steps `since` and later until `stop(state)` holds,
+    to be traced: their last states, whether they were stopped, and the step from which they would go on.
 
     No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
     """
 
-    def advance(step: Any, states: PyTree) -> PyTree:
-        def one(path: Any, state: PyTree, since: Any) -> PyTree:
+    def advance(step: Any, carried: tuple[PyTree, Any, Any]) -> tuple[PyTree, Any, Any]:
+        def one(path: Any, state: PyTree, since: Any, stopped: Any, after: Any) -> tuple[PyTree, Any, Any]:
             new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
-            return jax.tree.map(lambda old, now: jnp.where(step >= since, now, old), state, new)
+            moves = (step >= since) & ~stopped
+            state = jax.tree.map(lambda old, now: jnp.where(moves, now, old), state, new)
+            return state, stopped | (moves & stop(state)), jnp.where(moves, step + jnp.uint32(1), after)
 
-        return jax.vmap(one)(paths, states, since)
+        states, stopped, after = carried
+        return jax.vmap(one)(paths, states, since, stopped, after)
 
-    return jax.vmap(system.outcome)(jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, states))
+    start = (states, jax.vmap(stop)(states), since)
+    return jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, start)
+
+
+def resume(
+    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any
+) -> dict[str, Float[Array, " lanes"]]:
+    """Outcomes of paths that go on to the end from given states; see `until`."""
+    states, _, _ = until(system, keys, paths, states, since, lambda state: jnp.zeros((), bool))
+    return jax.vmap(system.outcome)(states)
+
+
+def starts(system: AbstractSystem, lanes: int) -> PyTree:
+    """The state before the first step, once for every lane."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *jnp.shape(leaf))), system.init())
 
 
 _chunk = entry_point(batch)

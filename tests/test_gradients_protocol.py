@@ -23,6 +23,7 @@ from tailrisk.gradients import (
     measure_valued,
     oracle,
     reference_book,
+    residual,
     score,
     shift,
 )
@@ -57,6 +58,7 @@ EVERYWHERE = {
     "measure-valued": (measure_valued.estimate, ("maintenance",), size(128), (0.03,)),
     "differences": (differences.estimate, THRESHOLDS, size(128), (0.015, 0.02, 0.015)),
     "branch": (branch.estimate, (*THRESHOLDS, "law.drift"), size(64), (0.01, 0.015, 0.02, 0.025)),
+    "residual": (residual.estimate, ("initial_shift", "impact"), size(128), (0.03, 0.03)),
     "conditional": (conditional.estimate, THRESHOLDS, size(64), (0.12, 0.15, 0.12)),
 }
 RUNS = {(case, name): EVERYWHERE[name] for case in ("many", "few") for name in EVERYWHERE}

@@ -7,6 +7,7 @@ from . import controls as controls
 from . import differences as differences
 from . import measure_valued as measure_valued
 from . import oracle as oracle
+from . import residual as residual
 from . import score as score
 from . import shift as shift
 from . import smoothed as smoothed

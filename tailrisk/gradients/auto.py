@@ -8,7 +8,8 @@ A whole scenario goes to `venue.py`; for the reference ladder:
 | deviations of the walk and of its jumps | differences: the score of a scale is too noisy |
 | maintenance ratio, no breaker | shift |
 | band of the breaker | branch |
-| initial shift, impact, no breaker | branch |
+| initial shift, no breaker | residual |
+| impact, no breaker | branch |
 | maintenance ratio, initial shift, impact, with a breaker: few large accounts | branch |
 | maintenance ratio, initial shift, impact, with a breaker: many small accounts | differences |
 | fund, fee, impact exponent | differences |
@@ -32,7 +33,7 @@ import numpy as np
 
 from .._fields import InputError
 from ..scenario import Scenario
-from . import branch, conditional, differences, measure_valued, score, shift, smoothing_es, venue
+from . import branch, conditional, differences, measure_valued, residual, score, shift, smoothing_es, venue
 from .functionals import AbstractFunctional
 from .ladder import Ladder
 from .record import Gradient, of_one
@@ -45,6 +46,7 @@ METHODS: dict[str, Callable[..., Gradient]] = {
     "score": score.estimate,
     "measure_valued": measure_valued.estimate,
     "branch": branch.estimate,
+    "residual": residual.estimate,
     "conditional": conditional.estimate,
     "differences": differences.estimate,
     "smoothing_es": smoothing_es.estimate,
@@ -103,7 +105,9 @@ def choose(ladder: Ladder, parameter: str, functional: AbstractFunctional | None
     if parameter == "maintenance" and not ladder.has_breaker:
         return "shift", "a common move of all thresholds, no active breaker"
     if not ladder.has_breaker:
-        return "branch", _THRESHOLDS[parameter]
+        return (
+            "residual" if parameter == "initial_shift" else "branch"
+        ), f"{_THRESHOLDS[parameter]}; no active breaker"
     worth = effective_accounts(ladder)
     if worth < CONCENTRATED:
         return "branch", f"{_THRESHOLDS[parameter]}; few large accounts (worth {worth:.3g} equal ones)"
@@ -112,7 +116,7 @@ def choose(ladder: Ladder, parameter: str, functional: AbstractFunctional | None
 
 def _shared(parameter: str, way: str, why: str) -> tuple[str, str]:
     """The same for a parameter that is asked for beside one by branches: their paths serve it as well."""
-    rides = (parameter in branch.LAW and way == "score") or (parameter == "maintenance" and way == "shift")
+    rides = (parameter in branch.LAW and way == "score") or way in ("shift", "residual")
     return ("branch", f"{why}; on the paths of the branches") if rides else (way, why)
 
 

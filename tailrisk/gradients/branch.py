@@ -227,14 +227,20 @@ class Branching:
             together = {name: np.concatenate([outcome[name] for outcome in outcomes]) for name in outcomes[0]}
             self.control = control_coefficients(together, self.law)
 
-    def contributions(self, pool: Pool, families: list[int]) -> dict[str, np.ndarray]:
-        """Of each path of a pool to every derivative; branches are counted to the first paths."""
+    def contributions(
+        self, pool: Pool, families: list[int], less: dict[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Of each path of a pool to every derivative; branches are counted to the first paths.
+
+        `less`: what is taken off the velocities, in which case nothing but branches is counted.
+        """
         outcome, weight = pool.outcome, pool.outcome["weight"]
-        found = {name: weight * outcome.get(f"value_{name}", np.zeros(self.size)) for name in PARAMETERS}
+        still, fixed = np.zeros(self.size), {} if less else outcome
+        found = {name: weight * fixed.get(f"value_{name}", still) for name in PARAMETERS}
         for family in families:
             worth = self.branches(pool, family)[0] * (self.size / self.count)
             for name, of_one in zip(PARAMETERS, worth, strict=False):
-                found[name][: self.count] += of_one
+                found[name][: self.count] += of_one - (less[name] * worth[-1] if less and name in less else 0.0)
         for name, control in zip(self.law, self.control, strict=True):
             found[name] = weight * outcome[f"score_{name}"] * (outcome["value"] - control)
         return found
@@ -255,12 +261,18 @@ def run(
     paths: int,
     batches: int,
     pilot_paths: int,
-    paths_per_branch: int,
+    paths_per_branch: int = 1,
     chunk: int,
+    common: Float[np.ndarray, " parameters"] | None = None,
 ) -> Batches:
-    """Pools of equal size, one a batch."""
+    """Pools of equal size, one a batch.
+
+    `common`: a velocity per parameter that is taken off that of every margin threshold; what this velocity does, and what
+    happens at fixed events, is then left to another estimator.
+    """
     size = batch_size(paths, batches)
     families = _families(parameters, walk)
+    less = None if common is None else dict(zip(parameters, common, strict=True))
     law = tuple(name for name in parameters if name in LAW)
     branching = Branching(walk, law, seed=seed, size=size, count=max(1, size // paths_per_branch), chunk=chunk)
 
@@ -268,7 +280,7 @@ def run(
         branching.learn(pilot_paths, families)
         for first in range(0, paths, size):
             pool = branching.pool(first)
-            found = branching.contributions(pool, families)
+            found = branching.contributions(pool, families, less)
             yield np.stack([found[name] for name in parameters]), pool.outcome
 
     return reduce_batches(blocks(), size)
