@@ -66,8 +66,13 @@ entry_point: Any = partial(eqx.filter_jit, compiler_options=_OPTIONS)  # pyright
 """The `jit` of every program that runs paths."""
 
 
-def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -> tuple[PyTree, PyTree]:
-    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced."""
+def batch(
+    system: AbstractSystem, keys: Any, paths: Any, record: bool = False, steps_first: bool = False
+) -> tuple[PyTree, PyTree]:
+    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced.
+
+    What steps showed is by path and step or, as it is made and without a copy, by step and path.
+    """
 
     def one(path: Any) -> tuple[PyTree, PyTree]:
         def draw(step: Any) -> Noise:
@@ -76,25 +81,43 @@ def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -
         state, shown = rollout(system, draw, record)
         return system.outcome(state), shown
 
-    return jax.vmap(one)(paths)
+    return jax.vmap(one, out_axes=(0, int(steps_first)))(paths)
+
+
+def until(
+    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any, stop: Callable[[PyTree], Any]
+) -> tuple[PyTree, Any, Any]:
+    """Paths that go on from given states with their own noise of the steps `since` and later until `stop(state)` holds,
+    to be traced: their last states, whether they were stopped, and the step from which they would go on.
+
+    No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
+    """
+
+    def advance(step: Any, carried: tuple[PyTree, Any, Any]) -> tuple[PyTree, Any, Any]:
+        def one(path: Any, state: PyTree, since: Any, stopped: Any, after: Any) -> tuple[PyTree, Any, Any]:
+            new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
+            moves = (step >= since) & ~stopped
+            state = jax.tree.map(lambda old, now: jnp.where(moves, now, old), state, new)
+            return state, stopped | (moves & stop(state)), jnp.where(moves, step + jnp.uint32(1), after)
+
+        states, stopped, after = carried
+        return jax.vmap(one)(paths, states, since, stopped, after)
+
+    start = (states, jax.vmap(stop)(states), since)
+    return jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, start)
 
 
 def resume(
     system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any
 ) -> dict[str, Float[Array, " lanes"]]:
-    """Outcomes of paths that go on from given states with their own noise of the steps `since` and later, to be traced.
+    """Outcomes of paths that go on to the end from given states; see `until`."""
+    states, _, _ = until(system, keys, paths, states, since, lambda state: jnp.zeros((), bool))
+    return jax.vmap(system.outcome)(states)
 
-    No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
-    """
 
-    def advance(step: Any, states: PyTree) -> PyTree:
-        def one(path: Any, state: PyTree, since: Any) -> PyTree:
-            new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
-            return jax.tree.map(lambda old, now: jnp.where(step >= since, now, old), state, new)
-
-        return jax.vmap(one)(paths, states, since)
-
-    return jax.vmap(system.outcome)(jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, states))
+def starts(system: AbstractSystem, lanes: int) -> PyTree:
+    """The state before the first step, once for every lane."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *jnp.shape(leaf))), system.init())
 
 
 _chunk = entry_point(batch)

@@ -167,6 +167,16 @@ def test_a_replay_makes_the_quantile_exact(whole, level):
     assert streamed.exact_quantile(whole, level, replay) == exact
 
 
+def test_a_replay_sees_the_ends_of_the_histogram():
+    """Losses below and above all regular bins, beside paths without a loss."""
+    x = np.concatenate([np.zeros(1000), np.linspace(1e-9, 9e-9, 500), np.linspace(2e6, 3e6, 548)])
+    acc = accumulator.summarize(Plan((), lowest=2.0**-20), x)
+    for level in (0.6, 0.9):
+        exact = weighted.quantile(x, np.ones(x.size), level).value
+        assert streamed.exact_quantile(acc, level, [(x, np.zeros(x.size))]) == exact
+    assert streamed.exact_quantile(acc, 0.3, [(x, np.zeros(x.size))]) == 0.0
+
+
 def test_the_atom_is_seen_in_a_stream():
     """P(x > 0) = 2e-3: at 99 % the quantile is zero and the shortfall E[x]/alpha, from bins as from paths."""
     rng = np.random.default_rng(5)

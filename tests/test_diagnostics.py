@@ -33,7 +33,9 @@ def test_khat_of_light_tails_is_small_and_of_few_excesses_unknown():
     rng = np.random.default_rng(2)
     assert khat(largest_of(rng.exponential(size=PATHS)), PATHS) < 0.25
     assert math.isnan(khat(np.arange(1.0, 20.0)[::-1], PATHS))
-    assert math.isnan(khat(np.ones(4097), PATHS))  # events of one weight have no tail
+    assert khat(np.ones(4097), PATHS) == -math.inf  # events of one weight have no tail
+    few_above = np.concatenate([np.linspace(9.0, 2.0, 10), np.ones(4087)])
+    assert math.isnan(khat(few_above, PATHS))
     assert math.isnan(khat(np.zeros(4097), PATHS))
 
 
@@ -91,6 +93,17 @@ def test_an_accepted_result_shows_its_gain():
     assert (result.value, result.interval, result.reason) == (p, (9.6e-5, 1.04e-4), "")
     assert result.relative_variance() == pytest.approx(4.0)
     assert result.gain_over_plain(cost=2.0) == pytest.approx((1 - p) / p / 8.0)
+
+
+def test_each_measure_of_a_tail_is_checked_on_its_own():
+    """Lomax losses of index 1.1: their quantile is fine, their shortfall has no variance and is refused."""
+    x = np.random.default_rng(7).pareto(1.1, PATHS)
+    w = np.full(PATHS, 1.0)
+    w[::2], w[1::2] = 0.9, 1.1  # not plain paths, so the tail index is asked
+    quantile, shortfall = diagnostics.diagnose_tail(x, w, float(np.quantile(x, 0.95)))
+    assert not quantile.refused
+    assert shortfall.refused
+    assert {row.name: row.verdict for row in shortfall.rows}["tail_index"] != "ok"
 
 
 def test_plain_paths_need_no_tail_index():

@@ -41,6 +41,7 @@ def test_choice_is_another_draw_of_the_same_noise():
     assert 0.0 < line["step"].mean() < LADDER.steps - 1.0
 
 
+@pytest.mark.slow
 def test_precision():
     """On the same noise; the threshold that is met is a number of either precision, and so is the one below it."""
     double, single = (
