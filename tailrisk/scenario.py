@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ._fields import InputError, Real, cast, count, duration, flag, problems, real
@@ -144,8 +145,11 @@ class Scenario(eqx.Module):
             raise InputError(wrong[0])
         return self.assemble(dtype, draw, check=True)
 
-    def assemble(self, dtype: Any, draw: int = 0, check: bool = False) -> "VenueSystem":
-        """As `build`, but the values were checked before and may be traced, as far as the book and the kernel allow it."""
+    def assemble(self, dtype: Any, draw: int = 0, check: bool = False, positions: Book | None = None) -> "VenueSystem":
+        """As `build`, but the values were checked before and may be traced, as far as the book and the kernel allow it.
+
+        `positions` take the place of those that the book would draw; their weights may be traced on a smooth ladder.
+        """
         if isinstance(self.positions, Accounts) and self.liquidation.backstopped and self.waterfall.backstop is None:
             raise InputError(
                 f'liquidation.kind = "{type(self.liquidation).__name__}" hands groups to a backstop; give waterfall.backstop'
@@ -157,7 +161,7 @@ class Scenario(eqx.Module):
                 f'price: {price.size} price(s), but market.kind = "{type(self.market).__name__}" has {market.assets} '
                 "asset(s); give each asset one starting price"
             )
-        book = self.book.build(price, self.margin, draw)
+        book = self.book.build(price, self.margin, draw) if positions is None else positions
         wrong = list(problems(book, "book")) if check else []
         if wrong:
             raise InputError(wrong[0])
@@ -167,7 +171,8 @@ class Scenario(eqx.Module):
                 f'book.kind = "{type(self.book).__name__}" has positions in {held} asset(s), price has {price.size}; '
                 'use book.kind = "CrossMixture" or "PositionTable"'
             )
-        gross = float((np.abs(book.quantity) @ price * book.weight).sum())
+        traced = isinstance(book.weight, Tracer)
+        gross = 1.0 if traced else float((np.abs(book.quantity) @ price * book.weight).sum())
         if not 0.0 < gross < float(np.finfo(dtype).max):
             raise InputError(
                 f"book: gross notional is {gross:g} USD, expected a number > 0 that {np.dtype(dtype)} holds"
