@@ -71,8 +71,13 @@ entry_point: Any = partial(eqx.filter_jit, compiler_options=_OPTIONS)  # pyright
 """The `jit` of every program that runs paths."""
 
 
-def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -> tuple[PyTree, PyTree]:
-    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced."""
+def batch(
+    system: AbstractSystem, keys: Any, paths: Any, record: bool = False, steps_first: bool = False
+) -> tuple[PyTree, PyTree]:
+    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced.
+
+    What steps showed is by path and step or, as it is made and without a copy, by step and path.
+    """
 
     def one(path: Any) -> tuple[PyTree, PyTree]:
         def draw(step: Any) -> Noise:
@@ -81,7 +86,7 @@ def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -
         state, shown = rollout(system, draw, record)
         return system.outcome(state), shown
 
-    return jax.vmap(one)(paths)
+    return jax.vmap(one, out_axes=(0, int(steps_first)))(paths)
 
 
 def until(
