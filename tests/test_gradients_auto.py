@@ -21,10 +21,12 @@ NAMES = ("maintenance", "initial_shift", "impact")
         (LADDER.replace("band", 0.04), "maintenance", "branch", "few large accounts"),
         (MANY.replace("band", 0.04), "maintenance", "differences", "active breaker; many small"),
         (MANY.replace("band", 0.04), "band", "branch", "band of a breaker"),
-        (LADDER, "initial_shift", "residual", "worth 8.76"),
+        (LADDER, "initial_shift", "residual", "around a common move"),
         (LADDER.replace("band", 0.04), "initial_shift", "branch", "worth 8.76"),
-        (LADDER, "impact", "branch", "few large accounts"),
-        (MANY, "initial_shift", "differences", "many small accounts"),
+        (LADDER, "impact", "residual", "few large accounts"),
+        (LADDER.replace("band", 0.04), "impact", "branch", "few large accounts"),
+        (MANY, "initial_shift", "residual", "no active breaker"),
+        (MANY.replace("band", 0.04), "initial_shift", "differences", "many small accounts"),
         (MANY, "impact", "differences", "many small accounts"),
         (MANY, "law.drift", "score", "law of the noise"),
         (MANY, "law.deviation", "differences", "too noisy"),
@@ -72,7 +74,7 @@ def test_each_parameter_has_its_record():
     assert [found[name].method for name in names] == [
         "mean shift plus residual",
         "absorbed shift",
-        "boundary branching",
+        "mean shift plus residual",
     ]
     for name, relative in zip(names, (0.08, 0.1, 0.04), strict=True):
         record = found[name]

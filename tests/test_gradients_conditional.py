@@ -6,7 +6,16 @@ from closed_forms import one_account, small, two_accounts
 from test_gradients_branch import LADDER, NAMES, TRUTH, close
 
 from tailrisk._fields import InputError
-from tailrisk.gradients import Ladder, LadderWalk, TailExcess, UncoveredDebt, branch, conditional, oracle, reference_book
+from tailrisk.gradients import (
+    Ladder,
+    LadderWalk,
+    TailExcess,
+    UncoveredDebt,
+    branch,
+    conditional,
+    oracle,
+    reference_book,
+)
 from tailrisk.simulate import simulate
 
 ONE = {"q": 1.0, "debt": 0.93, "m": 0.02, "sigma": 0.05, "impact": 0.03}

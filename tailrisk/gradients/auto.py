@@ -8,9 +8,11 @@ A whole scenario goes to `venue.py`; for the reference ladder:
 | deviations of the walk and of its jumps | differences: the score of a scale is too noisy |
 | maintenance ratio, no breaker | shift |
 | band of the breaker | branch |
-| initial shift, no breaker: few large accounts | residual |
-| maintenance ratio or initial shift with a breaker, impact: few large accounts | branch |
-| maintenance ratio with a breaker, initial shift, impact: many small accounts | differences |
+| initial shift, no breaker | residual |
+| impact, no breaker: few large accounts | residual |
+| impact, no breaker: many small accounts | differences |
+| maintenance ratio, initial shift, impact, with a breaker: few large accounts | branch |
+| maintenance ratio, initial shift, impact, with a breaker: many small accounts | differences |
 | fund, fee, impact exponent | differences |
 | a functional that jumps by itself: parameters with a score | score |
 | a functional that jumps by itself: others | differences; `tail.exhaustion` smooths it for all |
@@ -20,7 +22,7 @@ A whole scenario goes to `venue.py`; for the reference ladder:
 Expected shortfall, value-at-risk and the exhaustion of the fund (`tail`) are taken the same way, with their own functionals.
 
 A book is one of few large accounts if it is worth fewer than 30 equal ones, 1 / sum of squared shares: with 12 lognormal
-accounts branches were the better, with 400 the differences.
+accounts branches (and with no breaker what is left of them beside a common move) were the better, with 400 the differences.
 """
 
 import dataclasses
@@ -101,13 +103,12 @@ def choose(ladder: Ladder, parameter: str, functional: AbstractFunctional | None
         )
     if parameter == "maintenance" and not ladder.has_breaker:
         return "shift", "a common move of all thresholds, no active breaker"
+    if parameter == "initial_shift" and not ladder.has_breaker:
+        return "residual", f"{_THRESHOLDS[parameter]} around a common move, no active breaker"
     worth = effective_accounts(ladder)
+    if worth < CONCENTRATED and not ladder.has_breaker:
+        return "residual", f"{_THRESHOLDS[parameter]}; few large accounts (worth {worth:.3g} equal ones), no breaker"
     if worth < CONCENTRATED:
-        if parameter == "initial_shift" and not ladder.has_breaker:
-            return (
-                "residual",
-                f"{_THRESHOLDS[parameter]}, no breaker; few large accounts (worth {worth:.3g} equal ones)",
-            )
         return "branch", f"{_THRESHOLDS[parameter]}; few large accounts (worth {worth:.3g} equal ones)"
     return "differences", f"{_THRESHOLDS[parameter]}; many small accounts (worth {worth:.3g} equal ones)"
 
