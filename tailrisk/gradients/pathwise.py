@@ -62,11 +62,11 @@ class Reach(NamedTuple):
     reason: str
 
 
-def reach(sampling: Sampling, what: Number, outcomes: Sequence[str]) -> Reach:
-    """Traces the derivative of the outcomes in a number; compiles nothing."""
+def reach(sampling: Sampling, what: Number, outcome: str) -> Reach:
+    """Traces the derivative of an outcome in a number; compiles nothing."""
     if what.leaf.whole:
         return Reach(False, "a whole number")
-    if any(name in INDICATORS for name in outcomes):
+    if outcome in INDICATORS:
         return Reach(False, "an outcome that counts events")
     scenario, reached = sampling.scenario, []
 
@@ -155,7 +155,7 @@ def _record(found: Batches, n: int, what: Number, held: Fixed | None, reason: st
     batches = found._replace(means=found.means[:, [n]], largest_share=found.largest_share[[n]])
     theorem = "0: outcomes are continuous in it and Lipschitz at fixed noise"
     if held is not None:
-        theorem += f"; value-at-risk {held.value:.6g} of a pilot, 95 % interval {held.low:.6g} to {held.high:.6g}"
+        theorem += f"; {held}"
     return gradient(batches, (what.key,), method="pathwise", reason=reason, bias=no_bias((what.key,), theorem))
 
 

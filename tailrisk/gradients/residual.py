@@ -34,7 +34,7 @@ def common_velocities(
 
     The paths, at least `paths` of them, are those that no estimate reports.
     """
-    branching = branch.Branching(walk, seed=seed, size=size, chunk=chunk)
+    branching = branch.Branching(walk, (), seed=seed, size=size, count=size, chunk=chunk)
     pools = range(PILOT_FIRST, PILOT_FIRST + max(paths, size), size)
     worth = np.concatenate([branching.branches(branching.pool(first), 0)[0] for first in pools], axis=1)
     common, total = worth[-1], np.square(worth[-1]).sum()

@@ -22,11 +22,11 @@ from .._fields import InputError
 from ..scenario import Scenario
 from ..tails.proposal import AbstractProposal
 from .paired import differences
-from .pathwise import converged, pathwise, reach
+from .pathwise import Reach, converged, pathwise, reach
 from .quantities import AbstractMean, AbstractQuantity, Expectation, Fixed
 from .record import Gradient
 from .sampling import Sampling, outcome_of
-from .steps import Number, Step, asked, best_step, is_whole, number, whole_step
+from .steps import Number, Step, asked, at, best_step, is_whole, number, whole_step
 
 METHODS = ("auto", "pathwise", "differences")
 _LAW = "a number of the law of the noise, without a score here"
@@ -101,53 +101,59 @@ def _one(
     step: float | None,
     gross: float,
 ) -> list[Gradient]:
-    records: dict[int, Gradient] = {}
-    why: dict[int, str] = {}
-    for n, quantity in enumerate(quantities):
-        if method == "differences":
-            why[n] = "asked for by name"
-        elif not isinstance(quantity, AbstractMean):
-            why[n] = "a quantile, whose derivative is no mean over paths"
-        else:
-            passes, why[n] = reach(sampling, what, [quantity.outcome])
-            if passes:
-                records[n] = None  # pyright: ignore[reportArgumentType]
-    if method == "pathwise" and len(records) < len(quantities):
-        n = next(n for n in range(len(quantities)) if n not in records)
-        raise InputError(
-            f"{what.key}: no pathwise derivative of {quantities[n].name} ({why[n]}); use method='differences' or 'auto'"
-        )
-    smooth = list(records)
-    if smooth:
-        means = [quantities[n] for n in smooth]
-        found = pathwise(sampling, what, means, [fixed[n] for n in smooth], why[smooth[0]])  # pyright: ignore[reportArgumentType]
-        critical = f"sales bred more sales than they were on {found.critical:,} of {sampling.paths:,} paths"
-        for n, record in zip(smooth, found.records, strict=True):
-            records[n] = record
-            if not found.critical:
-                continue
-            if converged(sampling.scenario):
-                if method == "pathwise":
-                    raise InputError(f"{what.key}: no pathwise derivative, {critical}; use method='differences'")
-                why[n] = f"{critical}, where a converged cascade jumps"
-                del records[n]
-            elif not record.accepted[0] and method == "auto":
-                why[n] = f"{critical}, and the pathwise derivative is too heavy-tailed"
-                del records[n]
-            else:
-                records[n] = dataclasses.replace(record, reason=f"{record.reason}; {critical}, exact for its rounds")
-    left = [n for n in range(len(quantities)) if n not in records]
+    """The records of one number: pathwise where that is right, differences for what is left."""
+    records, why = _pathwise(sampling, what, quantities, fixed, method)
+    left = list(why)
     if left:
-        chosen, note = _step(sampling, what, [quantities[n] for n in left], [fixed[n] for n in left], step, gross)
+        rest, held = [quantities[n] for n in left], [fixed[n] for n in left]
+        chosen, note = _step(sampling, what, rest, held, step, gross)
         law = f"; {_LAW}" if what.key.startswith("market.") else ""
-        for n, record in zip(
-            left,
-            differences(sampling, what, chosen, [quantities[n] for n in left], [fixed[n] for n in left], note),
-            strict=True,
-        ):
+        found = differences(sampling, what.key, at(sampling, what), chosen, rest, held, note)
+        for n, record in zip(left, found, strict=True):
             said = record.reason if chosen.whole else f"{why[n]}{law}{record.reason}"
             records[n] = dataclasses.replace(record, reason=said)
     return [records[n] for n in range(len(quantities))]
+
+
+def _pathwise(
+    sampling: Sampling, what: Number, quantities: list[AbstractQuantity], fixed: list[Fixed | None], method: str
+) -> tuple[dict[int, Gradient], dict[int, str]]:
+    """Pathwise records by the place of their quantity, and why the others have none.
+
+    **Raises:** `InputError` if "pathwise" is asked and one has none.
+    """
+    why, smooth = {}, {}
+    for n, quantity in enumerate(quantities):
+        passes, said = _reach(sampling, what, quantity, method)
+        (smooth if passes else why)[n] = said
+    records: dict[int, Gradient] = {}
+    if smooth and not (method == "pathwise" and why):
+        means = [q for n, q in enumerate(quantities) if n in smooth and isinstance(q, AbstractMean)]
+        found = pathwise(sampling, what, means, [fixed[n] for n in smooth], next(iter(smooth.values())))
+        critical = f"sales bred more sales than they were on {found.critical:,} of {sampling.paths:,} paths"
+        for n, record in zip(smooth, found.records, strict=True):
+            if found.critical and converged(sampling.scenario):
+                why[n] = f"{critical}, where a converged cascade jumps"
+            elif found.critical and method == "auto" and not record.accepted[0]:
+                why[n] = f"{critical}, and the pathwise derivative is too heavy-tailed"
+            elif found.critical:
+                records[n] = dataclasses.replace(record, reason=f"{record.reason}; {critical}, exact for its rounds")
+            else:
+                records[n] = record
+    if method == "pathwise" and why:
+        n, said = next(iter(why.items()))
+        raise InputError(
+            f"{what.key}: no pathwise derivative of {quantities[n].name} ({said}); use method='differences' or 'auto'"
+        )
+    return records, why
+
+
+def _reach(sampling: Sampling, what: Number, quantity: AbstractQuantity, method: str) -> Reach:
+    if method == "differences":
+        return Reach(False, "asked for by name")
+    if not isinstance(quantity, AbstractMean):
+        return Reach(False, "a quantile, whose derivative is no mean over paths")
+    return reach(sampling, what, quantity.outcome)
 
 
 def _step(

@@ -18,7 +18,7 @@ from .accumulator import Accumulator, row_moments
 from .measures import Estimate
 from .moments import Moments, moments_of
 from .streamed import largest_contributions
-from .tail_index import FEWEST, khat
+from .tail_index import khat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +172,15 @@ def diagnose_paths(y: ArrayLike, weights: ArrayLike, thresholds: Thresholds = DE
     return Diagnosis((not_finite(broken), *rows))
 
 
+def diagnose_tail(
+    x: ArrayLike, weights: ArrayLike, value_at_risk: float, thresholds: Thresholds = DEFAULT
+) -> tuple[Diagnosis, Diagnosis]:
+    """The checks of a value-at-risk, on w 1{x >= v}, and of its expected shortfall, on w (x - v)+."""
+    x, w = np.asarray(x, float), np.asarray(weights, float)
+    hit, excess = w * (x >= value_at_risk), w * np.maximum(x - value_at_risk, 0.0)
+    return diagnose_paths(hit, w, thresholds), diagnose_paths(excess, w, thresholds)
+
+
 def contribution_rows(moments: Moments, largest: np.ndarray, plain: bool, thresholds: Thresholds) -> list[Row]:
     """Effective hits, tail index and largest share of the contributions y = w f."""
     hits, absolute = float(moments.effective_hits), float(moments.absolute)
@@ -273,19 +282,11 @@ def low(name: str, value: float, limits: tuple[float, float]) -> Row:
 
 
 def tail_gate(thresholds: Thresholds = DEFAULT) -> Callable[[Float[np.ndarray, " largest"], int], str]:
-    """A `gate` for `policy.Certification`: refuses a mean whose largest contributions have too heavy a tail.
-
-    Contributions that are nearly all equal (events, capped losses) have none and pass.
-    """
+    """A `gate` for `policy.Certification`: refuses a mean whose largest contributions have too heavy a tail."""
 
     def gate(largest: Float[np.ndarray, " largest"], paths: int) -> str:
-        if np.count_nonzero(largest > largest[-1]) < FEWEST:
-            return ""
         row = tail_index(khat(largest, paths), paths, thresholds)
-        return (
-            f"tail index {row.value:.2f} of the contributions, at most {row.refuse:.2f} may be"
-            if row.verdict == "refuse"
-            else ""
-        )
+        refused = f"tail index {row.value:.2f} of the contributions, at most {row.refuse:.2f} may be"
+        return refused if row.verdict == "refuse" else ""
 
     return gate
