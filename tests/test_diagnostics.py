@@ -33,7 +33,9 @@ def test_khat_of_light_tails_is_small_and_of_few_excesses_unknown():
     rng = np.random.default_rng(2)
     assert khat(largest_of(rng.exponential(size=PATHS)), PATHS) < 0.25
     assert math.isnan(khat(np.arange(1.0, 20.0)[::-1], PATHS))
-    assert math.isnan(khat(np.ones(4097), PATHS))  # events of one weight have no tail
+    assert khat(np.ones(4097), PATHS) == -math.inf  # events of one weight have no tail
+    few_above = np.concatenate([np.linspace(9.0, 2.0, 10), np.ones(4087)])
+    assert math.isnan(khat(few_above, PATHS))
     assert math.isnan(khat(np.zeros(4097), PATHS))
 
 
@@ -93,6 +95,17 @@ def test_an_accepted_result_shows_its_gain():
     assert result.gain_over_plain(cost=2.0) == pytest.approx((1 - p) / p / 8.0)
 
 
+def test_each_measure_of_a_tail_is_checked_on_its_own():
+    """Lomax losses of index 1.1: their quantile is fine, their shortfall has no variance and is refused."""
+    x = np.random.default_rng(7).pareto(1.1, PATHS)
+    w = np.full(PATHS, 1.0)
+    w[::2], w[1::2] = 0.9, 1.1  # not plain paths, so the tail index is asked
+    quantile, shortfall = diagnostics.diagnose_tail(x, w, float(np.quantile(x, 0.95)))
+    assert not quantile.refused
+    assert shortfall.refused
+    assert {row.name: row.verdict for row in shortfall.rows}["tail_index"] != "ok"
+
+
 def test_plain_paths_need_no_tail_index():
     y = (np.random.default_rng(4).random(PATHS) < 0.05).astype(float)
     names = [row.name for row in diagnostics.diagnose_paths(y, np.ones(PATHS)).rows]
@@ -110,14 +123,14 @@ def test_numbers_that_are_none_are_refused():
 
 
 def test_dependent_batches_are_refused_and_independent_ones_are_not():
-    """P-values are uniform for skewed contributions: 5 % below 0.05 within 3 standard errors of 400 runs."""
+    """P-values are uniform for skewed contributions: 5 % below 0.05 within 3 standard errors of 300 runs."""
     rng = np.random.default_rng(5)
     values = []
-    for _ in range(400):
+    for _ in range(300):
         y = np.where(rng.random(6_400) < 0.05, rng.exponential(size=6_400), 0.0)
         values.append(next(r.value for r in diagnostics.diagnose_paths(y, np.ones(y.size)).rows if r.name == "batches"))
     share = np.mean(np.array(values) < 0.05)
-    assert share == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 400))
+    assert share == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 300))
     y = rng.exponential(size=6_400).reshape(-1, 64) * np.linspace(0.7, 1.3, 64)
     assert diagnostics.diagnose_paths(y.reshape(-1), np.ones(y.size)).reason.startswith("batches")
 

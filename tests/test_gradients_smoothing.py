@@ -115,6 +115,7 @@ def test_an_assumed_rate_is_said(report):
     assert two.limit[0] == pytest.approx(ends[0] + (ends[0] - ends[1]) / 3.0, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_blur_of_one_parameter():
     """Three times the bias of a difference of that step, and the estimate is off by it."""
     case, step = ladder(), 0.002

@@ -154,7 +154,7 @@ def test_where_sales_run_away_it_is_refused():
     found = estimate(key, scenario=wild, paths=64 * 64, chunk=64)[key]
     assert found.method == "common-random-number differences"
     assert "bred more sales" in found.reason
-    with pytest.raises(InputError, match=r"bred more sales than they were on [1-9].*use method='differences'"):
+    with pytest.raises(InputError, match=r"bred more sales than they were on [1-9].*use method='differences"):
         estimate(key, scenario=wild, paths=64 * 64, chunk=64, method="pathwise")
 
 

@@ -7,6 +7,7 @@ from . import controls as controls
 from . import differences as differences
 from . import measure_valued as measure_valued
 from . import oracle as oracle
+from . import residual as residual
 from . import score as score
 from . import shift as shift
 from . import smoothed as smoothed
@@ -29,6 +30,8 @@ from .ladder import Ladder as Ladder
 from .ladder import LadderBook as LadderBook
 from .ladder import WalkLaw as WalkLaw
 from .ladder import reference_book as reference_book
+from .marginal import MarginalLoss as MarginalLoss
+from .marginal import marginal_loss as marginal_loss
 from .quantities import AbstractQuantity as AbstractQuantity
 from .quantities import Expectation as Expectation
 from .quantities import ExpectedShortfall as ExpectedShortfall

@@ -8,8 +8,10 @@ A whole scenario goes to `venue.py`; for the reference ladder:
 | deviations of the walk and of its jumps | differences: the score of a scale is too noisy |
 | maintenance ratio, no breaker | shift |
 | band of the breaker | branch |
-| maintenance ratio with a breaker, initial shift, impact: few large accounts | branch |
-| maintenance ratio with a breaker, initial shift, impact: many small accounts | differences |
+| initial shift, no breaker | residual |
+| impact, no breaker | branch |
+| maintenance ratio, initial shift, impact, with a breaker: few large accounts | branch |
+| maintenance ratio, initial shift, impact, with a breaker: many small accounts | differences |
 | fund, fee, impact exponent | differences |
 | a functional that jumps by itself: parameters with a score | score |
 | a functional that jumps by itself: others | differences; `tail.exhaustion` smooths it for all |
@@ -18,8 +20,9 @@ A whole scenario goes to `venue.py`; for the reference ladder:
 
 Expected shortfall, value-at-risk and the exhaustion of the fund (`tail`) are taken the same way, with their own functionals.
 
-A book is one of few large accounts if it is worth fewer than 30 equal ones, 1 / sum of squared shares: with 12 lognormal
-accounts branches were the better, with 400 the differences.
+A book is one of few large accounts if it is worth fewer than 30 equal ones, 1 / sum of squared shares: with a breaker and 12
+lognormal accounts branches were the better, with 400 the differences. Parameters that have a score, and the maintenance ratio
+without a breaker, are taken from the paths of the branches where there are any: one pass serves all.
 """
 
 import dataclasses
@@ -30,18 +33,20 @@ import numpy as np
 
 from .._fields import InputError
 from ..scenario import Scenario
-from . import branch, conditional, differences, measure_valued, score, shift, smoothing_es, venue
+from . import branch, conditional, differences, measure_valued, residual, score, shift, smoothing_es, venue
 from .functionals import AbstractFunctional
 from .ladder import Ladder
 from .record import Gradient, of_one
 
 CONCENTRATED = 30.0
+FEW_BRANCHES = 2  # paths to a branch: without a breaker most of the error is that of the paths
 
 METHODS: dict[str, Callable[..., Gradient]] = {
     "shift": shift.estimate,
     "score": score.estimate,
     "measure_valued": measure_valued.estimate,
     "branch": branch.estimate,
+    "residual": residual.estimate,
     "conditional": conditional.estimate,
     "differences": differences.estimate,
     "smoothing_es": smoothing_es.estimate,
@@ -99,10 +104,20 @@ def choose(ladder: Ladder, parameter: str, functional: AbstractFunctional | None
         )
     if parameter == "maintenance" and not ladder.has_breaker:
         return "shift", "a common move of all thresholds, no active breaker"
+    if not ladder.has_breaker:
+        return (
+            "residual" if parameter == "initial_shift" else "branch"
+        ), f"{_THRESHOLDS[parameter]}; no active breaker"
     worth = effective_accounts(ladder)
     if worth < CONCENTRATED:
         return "branch", f"{_THRESHOLDS[parameter]}; few large accounts (worth {worth:.3g} equal ones)"
     return "differences", f"{_THRESHOLDS[parameter]}; many small accounts (worth {worth:.3g} equal ones)"
+
+
+def _shared(parameter: str, way: str, why: str) -> tuple[str, str]:
+    """The same for a parameter that is asked for beside one by branches: their paths serve it as well."""
+    rides = (parameter in branch.LAW and way == "score") or way in ("shift", "residual")
+    return ("branch", f"{why}; on the paths of the branches") if rides else (way, why)
 
 
 def estimate(
@@ -145,11 +160,14 @@ def estimate(
         name: choose(ladder, name, functional) if method == "auto" else (method, "asked for by name")
         for name in parameters
     }
+    if method == "auto" and any(way == "branch" for way, _ in chosen.values()):
+        chosen = {name: _shared(name, *choice) for name, choice in chosen.items()}
     found: dict[str, Gradient] = {}
     for used in dict.fromkeys(way for way, _ in chosen.values()):
         names = tuple(name for name, (way, _) in chosen.items() if way == used)
+        more = {"paths_per_branch": FEW_BRANCHES} if used == "branch" and not ladder.has_breaker else {}
         result = METHODS[used](
-            ladder, names, seed=seed, paths=paths, batches=batches, functional=functional, dtype=dtype
+            ladder, names, seed=seed, paths=paths, batches=batches, functional=functional, dtype=dtype, **more
         )
         for i, name in enumerate(names):
             found[name] = dataclasses.replace(of_one(result, i), reason=chosen[name][1])

@@ -42,9 +42,12 @@ from .ladder import Ladder
 from .pool import Recorded, Steps, highest, restored
 from .proposal import Proposal, at_stake
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
+from .score import PARAMETERS as SCORED
+from .score import Scores, control_coefficients
 from .walk import LadderWalk, Side, WalkState
 
 PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
+LAW = tuple(name for name in SCORED if name.startswith("law."))
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
@@ -63,8 +66,8 @@ class Pool(NamedTuple):
     first: int
     outcome: dict[str, np.ndarray]
     steps: tuple[Steps, Array, Array]
-    mass: list[Float[np.ndarray, "paths steps"]]
-    cell: list[Int[np.ndarray, "paths steps"]]
+    mass: list[Float[np.ndarray, "steps paths"]]
+    cell: list[Int[np.ndarray, "steps paths"]]
 
 
 class Twins(AbstractCompanion):
@@ -102,10 +105,10 @@ def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place
 @entry_point
 def _forward(recorded: Recorded, proposal: Proposal, keys: Any, paths: Any) -> Any:
     """Outcomes; of every step what was before it, the deficit at stake and, for each family, mass and cell."""
-    outcome, steps = batch(recorded, keys, paths, record=True)
+    outcome, steps = batch(recorded, keys, paths, record=True, steps_first=True)
     walk = recorded.walk
     seen, level = hindsight(walk, proposal, steps), steps.level
-    weight, deficit = outcome["weight"][:, None] / steps.ratio, at_stake(walk, seen.deficit)
+    weight, deficit = outcome["weight"][None, :] / steps.ratio, at_stake(walk, seen.deficit)
     by_quantity, by_fall = proposal.margin_masses(level, steps.sold)
     near = deficit * by_quantity
     masses, cells = [weight * (near + by_fall)], [importance.margin_cells(walk, steps, seen, by_fall > near)]
@@ -126,14 +129,14 @@ def _branches(
     def fork(row: Any, step: Any, number: Any) -> Any:
         state = restored(walk, of_steps, row, step)
         uniform = _streams.uniforms(draw_key, number, jnp.uint32(0), 1, walk.dtype)[0]
-        draw = proposal.draw_margin(walk, state, deficits[row, step], uniform)
+        draw = proposal.draw_margin(walk, state, deficits[step, row], uniform)
         if walk.window:
             trip = proposal.draw_trip(walk, state, uniform)
             draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
         sides = [Side(breaker, draw.place, jnp.asarray(below)) for below in (True, False)]
         pair = tuple(walk.advance(state, draw.level, side) for side in sides)
         moves = jnp.append(velocity(walk, state, breaker, draw.place), jnp.ones(1, walk.dtype))
-        return pair, moves * (draw.factor * weights[row, step])
+        return pair, moves * (draw.factor * weights[step, row])
 
     pair, factor = jax.vmap(fork)(branch.row, branch.step.astype(jnp.int32), branch.number)
     gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
@@ -147,24 +150,31 @@ def in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[
         return list(pool.map(work, items))
 
 
-def select(omega: Float[np.ndarray, "paths steps"], uniform: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As many (step, row, Omega / (pool omega)) as paths, ordered by step: systematic resampling."""
-    pool, mass = omega.shape[0], omega.T.reshape(-1)
+def select(
+    omega: Float[np.ndarray, "steps paths"], count: int, uniform: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`count` times (step, row, Omega / (pool omega)), ordered by step: systematic resampling."""
+    pool, mass = omega.shape[1], omega.reshape(-1)
     sums = np.cumsum(mass)
     if sums[-1] == 0.0:
-        nothing = np.zeros(pool, np.int64)
-        return nothing, nothing, np.zeros(pool)
-    drawn = np.searchsorted(sums, (np.arange(pool) + uniform) / pool * sums[-1])
+        nothing = np.zeros(count, np.int64)
+        return nothing, nothing, np.zeros(count)
+    drawn = np.searchsorted(sums, (np.arange(count) + uniform) / count * sums[-1])
     drawn = np.minimum(drawn, mass.size - 1)
     step, row = np.divmod(drawn, pool)
     return step, row, sums[-1] / (pool * mass[drawn])
 
 
 class Branching:
-    """Pools of `size` paths of a walk, and the branches at the thresholds of accounts (family 0) and of the breaker (1)."""
+    """Pools of `size` paths of a walk, each with `count` branches at the thresholds of accounts (family 0) or the breaker (1).
 
-    def __init__(self, walk: LadderWalk, *, seed: int, size: int, chunk: int):
-        self.walk, self.size, self.lanes = walk, size, LANES * -(-min(chunk, size) // LANES)
+    The paths carry scores in the parameters `law` of their noise.
+    """
+
+    def __init__(self, walk: LadderWalk, law: tuple[str, ...], *, seed: int, size: int, count: int, chunk: int):
+        self.walk, self.law, self.size, self.count = walk, law, size, count
+        self.lanes = LANES * -(-min(chunk, count) // LANES)
+        self.recorded, self.control = Recorded(walk, Scores(walk, law)), np.zeros(len(law))
         self.proposal = Proposal.build(walk)
         self.keys = _streams.noise_keys(seed, "market")
         names = ("selection", "margin", "breaker")
@@ -175,42 +185,70 @@ class Branching:
         """The paths from number `first` on."""
         numbers = np.arange(first, first + self.size, dtype=np.uint32)
         filled = np.resize(numbers, -(-self.size // LANES) * LANES)
-        outcome, steps, *of_steps = _forward(Recorded(self.walk), self.proposal, self.keys, filled)
+        outcome, steps, *of_steps = _forward(self.recorded, self.proposal, self.keys, filled)
         outcome = {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}
-        return Pool(first, outcome, steps, *jax.tree.map(lambda x: np.asarray(x)[: self.size], of_steps))
+        return Pool(first, outcome, steps, *jax.tree.map(lambda x: np.asarray(x)[:, : self.size], of_steps))
 
-    def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per branch: what it is worth (a row per parameter, and as such), its mass, its cell."""
+    def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray]:
+        """Per branch: what it is worth (a row per parameter, and as such), and its cell."""
         cell = pool.cell[family]
         mass = pool.mass[family].astype(np.float64)
         omega = mass * self.factor[family][cell]
         omega = np.where(mass > 0.0, omega + _FLOOR * omega.mean(), 0.0)
         uniform = float(_streams.uniforms(self.select_key, pool.first, family, 1, self.walk.dtype)[0])
-        step, row, scale = select(omega, uniform)
+        step, row, scale = select(omega, self.count, uniform)
 
         def some(start: int) -> np.ndarray:
-            at = np.minimum(np.arange(start, start + self.lanes), self.size - 1)
+            at = np.minimum(np.arange(start, start + self.lanes), self.count - 1)
             numbers = (step[at], pool.first + row[at], pool.first + at)
             steps, paths, branches = (x.astype(np.uint32) for x in numbers)
             branch = Branch(steps, row[at].astype(np.int32), paths, branches)
             given = (np.asarray(family == 1), pool.steps, self.keys, self.draw_keys[family], branch)
             return np.asarray(_branches(self.walk, self.proposal, *given), np.float64)
 
-        parts = in_threads(some, range(0, self.size, self.lanes))
-        return np.concatenate(parts, axis=1)[:, : self.size] * scale, omega[row, step], cell[row, step]
+        parts = in_threads(some, range(0, self.count, self.lanes))
+        return np.concatenate(parts, axis=1)[:, : self.count] * scale, cell[step, row]
 
     def learn(self, paths: int, families: list[int]) -> None:
-        """Factors of cells from pools of at least `paths` paths that are not reported."""
-        pools = range(PILOT_FIRST, PILOT_FIRST + paths, self.size)
-        found = [[self.branches(pool, family) for family in families] for pool in map(self.pool, pools)]
-        for family, drawn in zip(families, zip(*found, strict=True), strict=False):  # nothing drawn: nothing learned
-            worth, _, cell = (np.concatenate(x, axis=-1) for x in zip(*drawn, strict=True))
-            self.factor[family] = importance.learn(self.factor[family], cell, worth[-1])
+        """Factors of cells, and what is subtracted from scores, from pools of at least `paths` paths that are not reported."""
+        drawn: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {family: [] for family in families}
+        outcomes = []
+        for first in range(PILOT_FIRST, PILOT_FIRST + paths, self.size):
+            pool = self.pool(first)
+            outcomes.append(pool.outcome)
+            for family in families:
+                worth, cell = self.branches(pool, family)
+                drawn[family].append((worth[-1], cell))
+        for family, found in drawn.items():
+            if found:
+                worth, cell = (np.concatenate(x) for x in zip(*found, strict=True))
+                self.factor[family] = importance.learn(self.factor[family], cell, worth)
+        if outcomes and self.law:
+            together = {name: np.concatenate([outcome[name] for outcome in outcomes]) for name in outcomes[0]}
+            self.control = control_coefficients(together, self.law)
+
+    def contributions(
+        self, pool: Pool, families: list[int], less: dict[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Of each path of a pool to every derivative; branches are counted to the first paths.
+
+        `less`: what is taken off the velocities, in which case nothing but branches is counted.
+        """
+        outcome, weight = pool.outcome, pool.outcome["weight"]
+        still, fixed = np.zeros(self.size), {} if less else outcome
+        found = {name: weight * fixed.get(f"value_{name}", still) for name in PARAMETERS}
+        for family in families:
+            worth = self.branches(pool, family)[0] * (self.size / self.count)
+            for name, of_one in zip(PARAMETERS, worth, strict=False):
+                found[name][: self.count] += of_one - (less[name] * worth[-1] if less and name in less else 0.0)
+        for name, control in zip(self.law, self.control, strict=True):
+            found[name] = weight * outcome[f"score_{name}"] * (outcome["value"] - control)
+        return found
 
 
 def _families(parameters: tuple[str, ...], walk: LadderWalk) -> list[int]:
     """Families of thresholds that the parameters move."""
-    margin = any(name != "band" for name in parameters)
+    margin = any(name in PARAMETERS and name != "band" for name in parameters)
     breaker = bool(walk.window) and any(name in ("band", "impact") for name in parameters)
     return [family for family, wanted in enumerate((margin, breaker)) if wanted]
 
@@ -223,23 +261,27 @@ def run(
     paths: int,
     batches: int,
     pilot_paths: int,
+    paths_per_branch: int = 1,
     chunk: int,
+    common: Float[np.ndarray, " parameters"] | None = None,
 ) -> Batches:
-    """Pools of equal size, one a batch, with one branch to a path and family."""
+    """Pools of equal size, one a batch.
+
+    `common`: a velocity per parameter that is taken off that of every margin threshold; what this velocity does, and what
+    happens at fixed events, is then left to another estimator.
+    """
     size = batch_size(paths, batches)
     families = _families(parameters, walk)
-    branching = Branching(walk, seed=seed, size=size, chunk=chunk)
-    wanted = [PARAMETERS.index(name) for name in parameters]
+    less = None if common is None else dict(zip(parameters, common, strict=True))
+    law = tuple(name for name in parameters if name in LAW)
+    branching = Branching(walk, law, seed=seed, size=size, count=max(1, size // paths_per_branch), chunk=chunk)
 
     def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         branching.learn(pilot_paths, families)
         for first in range(0, paths, size):
             pool = branching.pool(first)
-            outcome, still = pool.outcome, np.zeros(size)
-            x = np.stack([outcome["weight"] * outcome.get(f"value_{name}", still) for name in parameters])
-            for family in families:
-                x += branching.branches(pool, family)[0][wanted]
-            yield x, outcome
+            found = branching.contributions(pool, families, less)
+            yield np.stack([found[name] for name in parameters]), pool.outcome
 
     return reduce_batches(blocks(), size)
 
@@ -253,28 +295,46 @@ def estimate(
     batches: int = 64,
     functional: AbstractFunctional | None = None,
     pilot_paths: int = 65_536,
+    paths_per_branch: int = 1,
     chunk: int = 1_024,
     dtype: Any = None,
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.
 
+    Parameters of the law of the walk may be asked for beside them: their scores ride on the same paths.
+
     A batch is one pool, and all its states are held: about 100 bytes for every path and step. `chunk`: branches that run
     together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
-    the choice of steps is refined; with 0 it goes by their masses alone.
+    the choice of steps is refined; with 0 it goes by their masses alone. `paths_per_branch`: paths of a pool for each branch
+    and kind of threshold.
 
     **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """
     refuse_jumps(functional, "boundary branching")
-    require(
-        parameters, PARAMETERS, "boundary branching", "other parameters move no threshold: use score or differences"
-    )
+    known = (*PARAMETERS, *LAW)
+    require(parameters, known, "boundary branching", "other parameters move no threshold: use differences")
+    if paths_per_branch < 1:
+        raise InputError(f"paths_per_branch = {paths_per_branch}: expected 1 or more")
+    if "law.jump_probability" in parameters and ladder.get("law.jump_probability") == 0.0:
+        raise InputError("law.jump_probability = 0 has no score; use the quadrature, or a small positive probability")
     if "band" in parameters and not ladder.has_breaker:
         raise InputError("band = inf: there is no breaker whose band could move; set a finite band")
     walk = LadderWalk.build(ladder, functional, dtype)
     return gradient(
-        run(walk, tuple(parameters), seed=seed, paths=paths, batches=batches, pilot_paths=pilot_paths, chunk=chunk),
+        run(
+            walk,
+            tuple(parameters),
+            seed=seed,
+            paths=paths,
+            batches=batches,
+            pilot_paths=pilot_paths,
+            paths_per_branch=paths_per_branch,
+            chunk=chunk,
+        ),
         tuple(parameters),
         method="boundary branching",
         reason="parameters that move thresholds, each in its own way",
-        bias=no_bias(parameters, "zero: the terms of the derivative that belong to thresholds are sampled"),
+        bias=no_bias(
+            parameters, "zero: the terms of the derivative that belong to thresholds are sampled; scores are exact"
+        ),
     )

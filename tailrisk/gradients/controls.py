@@ -110,7 +110,8 @@ class DenseWalk(AbstractCompanion):
         """Bad debt, its derivatives, the weight, and whether the path jumped; there is no breaker to trip."""
         slopes = {f"slope_{name}": state.slopes.bad_debt[i] for i, name in enumerate(PARAMETERS)}
         classes = {"jumped": state.jumped.astype(self.dtype), "tripped": jnp.zeros_like(state.weight)}
-        return {"value": state.path.bad_debt, "weight": state.weight} | classes | slopes
+        volume = jnp.sum(state.path.sold * self.quantity)
+        return {"value": state.path.bad_debt, "volume": volume, "weight": state.weight} | classes | slopes
 
 
 def dense(ladder: Ladder, kind: str, temperature: float = 0.004, rounds: int = 6, dtype: Any = None) -> DenseWalk:

@@ -21,25 +21,33 @@ from .pool import Steps
 from .proposal import Proposal
 from .walk import LadderWalk
 
+_LANES = 512  # paths worked on at a time, so that they stay in the cache
+
 
 class Hindsight(NamedTuple):
-    """Per path and step, in deviations of a step: deficit (minus infinity if the walk never comes back below), fall."""
+    """Per step and path, in deviations of a step: deficit (minus infinity if the walk never comes back below), fall."""
 
-    deficit: Float[Array, "paths steps"]
-    fall: Float[Array, "paths steps"]
+    deficit: Float[Array, "steps paths"]
+    fall: Float[Array, "steps paths"]
 
 
-def first_depth(positions: Float[Array, "paths steps"]) -> Float[Array, "paths steps"]:
+def first_depth(positions: Float[Array, "steps paths"]) -> Float[Array, "steps paths"]:
     """By how much the first later position that is lower is lower; 0 if there is none."""
-    steps = positions.shape[1]
-    here = positions.T
-    ahead = jnp.concatenate([here, jnp.full_like(here, jnp.inf)])
+    steps, paths = positions.shape
+    lanes = min(_LANES, paths)
 
-    def look(lag: Array, depth: Array) -> Array:
-        later = jax.lax.dynamic_slice_in_dim(ahead, lag, steps)
-        return jnp.where((depth == 0.0) & (later < here), here - later, depth)
+    def block(here: Array) -> Array:
+        ahead = jnp.concatenate([here, jnp.full_like(here, jnp.inf)])
 
-    return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here)).T
+        def look(lag: Array, depth: Array) -> Array:
+            later = jax.lax.dynamic_slice_in_dim(ahead, lag, steps)
+            return jnp.where((depth == 0.0) & (later < here), here - later, depth)
+
+        return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here))
+
+    filled = jnp.pad(positions, ((0, 0), (0, -paths % lanes)))
+    found = jax.lax.map(block, filled.reshape(steps, -1, lanes).swapaxes(0, 1))
+    return found.swapaxes(0, 1).reshape(steps, -1)[:, :paths]
 
 
 def hindsight(walk: LadderWalk, proposal: Proposal, steps: Steps) -> Hindsight:
@@ -50,4 +58,4 @@ def hindsight(walk: LadderWalk, proposal: Proposal, steps: Steps) -> Hindsight:
     further = jnp.maximum(proposal.fall_at[proposal.levels.place(threshold - depth)] - clearing.fall[steps.sold], 0.0)
     deficit = jnp.where(depth > 0.0, depth + further + jnp.log1p(-walk.maintenance), -jnp.inf)
     ahead = jnp.minimum(jnp.arange(walk.steps) + walk.halt + 1, walk.steps - 1)
-    return Hindsight(deficit / unit, (steps.after - steps.after[:, ahead]) / unit)
+    return Hindsight(deficit / unit, (steps.after - steps.after[ahead]) / unit)

@@ -28,14 +28,14 @@ def bins(values: Array, edges: tuple[float, ...]) -> Array:
     return sum((values >= edge).astype(jnp.int16) for edge in edges)  # pyright: ignore[reportReturnType]
 
 
-def margin_cells(walk: LadderWalk, steps: Steps, seen: Hindsight, is_deep: Array) -> Int[Array, "paths steps"]:
+def margin_cells(walk: LadderWalk, steps: Steps, seen: Hindsight, is_deep: Array) -> Int[Array, "steps paths"]:
     """Cells of steps for the thresholds of accounts; `is_deep`: a jump into deficit is most of the mass."""
     distance = (steps.level - walk.clearing.thresholds[steps.sold]) / walk.law.deviation
     cell = bins(seen.deficit, DEFICITS) * jnp.int16(len(DISTANCES) + 1) + bins(distance, DISTANCES)
     return cell * jnp.int16(2) + is_deep.astype(jnp.int16)
 
 
-def trip_cells(walk: LadderWalk, steps: Steps, seen: Hindsight) -> Int[Array, "paths steps"]:
+def trip_cells(walk: LadderWalk, steps: Steps, seen: Hindsight) -> Int[Array, "steps paths"]:
     """Cells of steps for trip points."""
     thresholds = walk.clearing.thresholds[:-1]
     lowest, highest = jnp.min(thresholds), jnp.max(thresholds)

@@ -9,162 +9,155 @@ number of the tree may move; both ends run the program of a plain run. With E[g_
 
 reported with its standard error. Near a kink of f', closer than h, the bias is of order h and up to 2 E[g_h - g_{h/2}].
 
-**Source:** Richardson (1911) for the extrapolation; L'Ecuyer and Perron (1994) for common random numbers.
+A quantile is no mean of paths. Its difference is that of the quantiles of all paths at the two ends, with the error of those of
+the batches around it (sectioning).
+
+**Source:** Richardson (1911) for the extrapolation; L'Ecuyer and Perron (1994) for common random numbers;
+Asmussen and Glynn (2007, III.5) for sectioning.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from ..simulate import AbstractSystem
 from .quantities import AbstractMean, AbstractQuantity, Fixed, ValueAtRisk, weighted_quantile
 from .record import Batches, Bias, Gradient, gradient, reduce_batches
 from .sampling import Sampling, outcome_of
-from .steps import Number, Step, weighted_gap
+from .steps import Ends, Step, weighted_gap
 
 TOGETHER = 2**17  # paths whose outcomes are held at a time, about
 LEAST_MOVED = 20  # paths on which the ends must differ for a mean to be accepted
 _RICHARDSON = 4.0 / 3.0
 
-
-class _Pair:
-    """Both ends of a difference, and what one run of them is worth to each quantity."""
-
-    def __init__(self, sampling: Sampling, what: Number, step: float):
-        self.step = step
-        self.sampling = sampling
-        value = what.value
-        moved = [round(value + move) if what.leaf.whole else value + move for move in (step, -step)]
-        self.ends: list[AbstractSystem] = [sampling.system({what.key: end}) for end in moved]
-
-    def outcomes(self, first: int, paths: int) -> list[dict[str, np.ndarray]]:
-        return [self.sampling.run(end, first, paths) for end in self.ends]
+Outcomes = dict[str, np.ndarray]
+Held = tuple[AbstractMean, Fixed | None]
 
 
 def differences(
     sampling: Sampling,
-    what: Number,
+    key: str,
+    at: Ends,
     step: Step,
     quantities: Sequence[AbstractQuantity],
     fixed: Sequence[Fixed | None],
     reason: str,
 ) -> list[Gradient]:
-    """The record of every quantity for one number."""
-    halves = 1 if step.whole else 2
-    pairs = [_Pair(sampling, what, step.size / 2.0**k) for k in range(halves)]
+    """The record of every quantity for the number that `at` moves; `key` is its name. Means share their paths."""
     means = [(q, f) for q, f in zip(quantities, fixed, strict=True) if isinstance(q, AbstractMean)]
-    rest = [q for q in quantities if isinstance(q, ValueAtRisk)]
-    kept: dict[tuple[int, int, int], list[np.ndarray]] = {}
+    found = iter(_of_means(sampling, key, at, step, means, reason) if means else ())
+    records = []
+    for quantity in quantities:
+        if isinstance(quantity, ValueAtRisk):
+            records.append(_of_quantile(sampling, key, at, step, quantity, reason))
+        else:
+            records.append(next(found))
+    return records
+
+
+def _runs(sampling: Sampling, at: Ends, step: Step) -> Iterator[list[tuple[float, Outcomes, Outcomes]]]:
+    """Blocks of whole batches: for the step and half of it, its size and the outcomes of the upper and the lower end."""
+    sizes = [step.size] if step.whole else [step.size, 0.5 * step.size]
+    pairs = [(size, at(size), at(-size)) for size in sizes]
+    block = max(1, TOGETHER // sampling.size) * sampling.size
+    for first in range(0, sampling.paths, block):
+        some = min(block, sampling.paths - first)
+        yield [
+            (size, sampling.run(above, first, some), sampling.run(below, first, some)) for size, above, below in pairs
+        ]
+
+
+def _levels(held: Fixed | None) -> tuple[float, ...]:
+    return (0.0,) if held is None else (held.value, held.low, held.high)
+
+
+def _of_means(sampling: Sampling, key: str, at: Ends, step: Step, means: Sequence[Held], reason: str) -> list[Gradient]:
     moved = np.zeros(len(means))
+    places = np.cumsum(
+        [0] + [len(_levels(held)) for _, held in means]
+    )  # of a mean's first column, and the width of all
 
-    def rows(pair: _Pair, ends: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
-        for quantity, held in means:
-            for level in (0.0,) if held is None else (held.value, held.low, held.high):
-                yield weighted_gap(quantity, level, *ends) / (2.0 * pair.step)
+    def blocks() -> Iterator[tuple[np.ndarray, Outcomes]]:
+        for pairs in _runs(sampling, at, step):
+            rows = [
+                weighted_gap(quantity, level, above, below) / (2.0 * size)
+                for size, above, below in pairs
+                for quantity, held in means
+                for level in _levels(held)
+            ]
+            moved[:] += [np.count_nonzero(rows[place]) for place in places[:-1]]
+            yield np.stack(rows), pairs[0][1]
 
-    def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        block = max(1, TOGETHER // sampling.size) * sampling.size
-        for first in range(0, sampling.paths, block):
-            some = min(block, sampling.paths - first)
-            out, weights = [], {}
-            for k, pair in enumerate(pairs):
-                ends = pair.outcomes(first, some)
-                gaps = list(rows(pair, ends))
-                if k == 0:
-                    weights = ends[0]
-                    moved[:] += [np.count_nonzero(gaps[place]) for place in places]
-                for j, quantity in enumerate(rest):
-                    for e, end in enumerate(ends):
-                        kept.setdefault((k, j, 2 * e), []).append(outcome_of(end, quantity.outcome))
-                        kept.setdefault((k, j, 2 * e + 1), []).append(end["weight"])
-                out.extend(gaps)
-            yield np.stack(out) if out else np.zeros((1, some)), weights
-
-    places = np.cumsum([0] + [1 if held is None else 3 for _, held in means])[:-1]
-    width = sum(1 if held is None else 3 for _, held in means)
     found = reduce_batches(blocks(), sampling.size)
-    records: dict[int, Gradient] = {}
-    for n, (place, (_, held)) in enumerate(zip(places, means, strict=True)):
-        bias = _bias(found.means, int(place), width, step, held)
-        record = _record(_columns(found, [int(place)]), what, step, bias, reason)
-        records[n] = dataclasses.replace(record, accepted=record.accepted & (moved[n] >= LEAST_MOVED))
-    quantiles = [
-        _quantile(
-            sampling, what, step, quantity, [kept[k, j, e] for k in range(halves) for e in range(4)], found, reason
-        )
-        for j, quantity in enumerate(rest)
-    ]
-    of_means, of_rest = iter(records.values()), iter(quantiles)
-    return [next(of_means) if isinstance(q, AbstractMean) else next(of_rest) for q in quantities]
-
-
-def _columns(found: Batches, columns: list[int]) -> Batches:
-    return found._replace(means=found.means[:, columns], largest_share=found.largest_share[columns])
+    records = []
+    for place, many, (_, held) in zip(places[:-1], moved, means, strict=True):
+        near = None if step.whole else found.means[:, place + places[-1]]
+        ends = found.means[:, place + 1 : place + 3] if held is not None else None
+        bias = _bias(found.means[:, place], near, held, ends)
+        batches = found._replace(means=found.means[:, [place]], largest_share=found.largest_share[[place]])
+        record = _record(batches, key, step, bias, reason)
+        records.append(dataclasses.replace(record, accepted=record.accepted & (many >= LEAST_MOVED)))
+    return records
 
 
 def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(values.size))
 
 
-def _bias(means: np.ndarray, place: int, width: int, step: Step, held: Fixed | None) -> Bias:
-    if step.whole:
+def _bias(
+    far: Float[np.ndarray, " batches"],
+    near: Float[np.ndarray, " batches"] | None,
+    held: Fixed | None = None,
+    ends: Float[np.ndarray, "batches 2"] | None = None,
+) -> Bias:
+    """Of the step, from batch means at h and h/2; `ends`: those at h with both ends of what is held fixed."""
+    if near is None:
         return Bias(np.array([np.nan]), "a difference over whole steps: there is no derivative for it to miss")
-    apart = _RICHARDSON * (means[:, place] - means[:, place + width])
+    apart = _RICHARDSON * (far - near)
     error, source = _error(apart), "4/3 of the change from h to h/2 on the same paths"
-    if held is not None:
-        ends = means[:, [place + 1, place + 2]].mean(axis=0)
-        error = float(np.hypot(error, abs(ends[1] - ends[0]) / 3.92))
-        source += f"; value-at-risk {held.value:.6g} of a pilot, 95 % interval {held.low:.6g} to {held.high:.6g}"
+    if held is not None and ends is not None:
+        low, high = ends.mean(axis=0)
+        error = float(np.hypot(error, abs(high - low) / 3.92))
+        source += f"; {held}"
     return Bias(np.array([apart.mean()]), source, np.array([error]))
 
 
-def _record(batches: Batches, what: Number, step: Step, bias: Bias, reason: str) -> Gradient:
+def _record(batches: Batches, key: str, step: Step, bias: Bias, reason: str) -> Gradient:
     method = "difference over whole steps" if step.whole else "common-random-number differences"
-    return gradient(
-        batches,
-        (what.key,),
-        method=method,
-        reason=f"{reason}; step: {step.source}",
-        bias=bias,
-        step=np.array([step.size]),
-    )
+    said = f"{reason}; step: {step.source}"
+    return gradient(batches, (key,), method=method, reason=said, bias=bias, step=np.array([step.size]))
 
 
-def _quantile(
-    sampling: Sampling,
-    what: Number,
-    step: Step,
-    quantity: ValueAtRisk,
-    kept: list[list[np.ndarray]],
-    found: Batches,
-    reason: str,
-) -> Gradient:
-    """Difference of the quantiles of all paths; its error from those of the batches around it (sectioning)."""
+def _of_quantile(sampling: Sampling, key: str, at: Ends, step: Step, quantity: ValueAtRisk, reason: str) -> Gradient:
     level, size = float(quantity.level), sampling.size
-    whole = [np.concatenate(parts) for parts in kept]
-    slopes, apart = [], []
-    for k in range(len(whole) // 4):
-        ends = whole[4 * k : 4 * k + 4]
+    by_batch: list[list[float]] = []
+    kept: list[list[np.ndarray]] = []  # per size: value and weight above, value and weight below
+
+    def columns(pair: tuple[float, Outcomes, Outcomes]) -> Iterator[np.ndarray]:
+        for end in pair[1:]:
+            yield from (outcome_of(end, quantity.outcome), end["weight"])
+
+    def blocks() -> Iterator[tuple[np.ndarray, Outcomes]]:
+        for pairs in _runs(sampling, at, step):
+            kept.append([column for pair in pairs for column in columns(pair)])
+            weight = pairs[0][1]["weight"]
+            yield np.zeros((1, weight.size)), pairs[0][1]
+
+    found = reduce_batches(blocks(), size)
+    joined = [np.concatenate(parts) for parts in zip(*kept, strict=True)]
+    for k in range(len(joined) // 4):
         width = 2.0 * step.size / 2.0**k
-        slopes.append(_slope(ends, level) / width)
-        by_batch = (slice(b * size, (b + 1) * size) for b in range(sampling.batches))
-        apart.append(np.array([_slope([end[some] for end in ends], level) for some in by_batch]) / width)
-    centered = [value + (parts - parts.mean()) for value, parts in zip(slopes, apart, strict=True)]
-    if step.whole:
-        bias = _bias(np.zeros((2, 1)), 0, 1, step, None)
-    else:
-        change = _RICHARDSON * (centered[0] - centered[1])
-        bias = Bias(
-            np.array([change.mean()]),
-            "difference of quantiles of common paths; 4/3 of its change from h to h/2",
-            np.array([_error(change)]),
-        )
-    beyond = size * (1.0 - level)
-    batches = found._replace(means=centered[0][:, None], largest_share=np.array([1.0 / max(beyond, 1.0)]))
-    return _record(batches, what, step, bias, reason)
+        high, high_weight, low, low_weight = joined[4 * k : 4 * k + 4]
 
+        def slope(some: slice, ends: tuple[np.ndarray, ...] = (high, high_weight, low, low_weight)) -> float:
+            above, below = (weighted_quantile(ends[i][some], ends[i + 1][some], level) for i in (0, 2))
+            return above - below
 
-def _slope(ends: Sequence[np.ndarray], level: float) -> float:
-    above, above_weight, below, below_weight = ends
-    return weighted_quantile(above, above_weight, level) - weighted_quantile(below, below_weight, level)
+        parts = np.array([slope(slice(b * size, (b + 1) * size)) for b in range(sampling.batches)])
+        by_batch.append(list((slope(slice(None)) + parts - parts.mean()) / width))
+    far, *near = (np.array(values) for values in by_batch)
+    bias = _bias(far, near[0] if near else None)
+    bias = bias._replace(source=f"difference of quantiles of common paths, {bias.source}")
+    beyond = max(size * (1.0 - level), 1.0)
+    return _record(found._replace(means=far[:, None], largest_share=np.array([1.0 / beyond])), key, step, bias, reason)

@@ -40,6 +40,9 @@ class Fixed(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"value-at-risk {self.value:.6g} of a pilot, 95 % interval {self.low:.6g} to {self.high:.6g}"
+
 
 class AbstractQuantity(eqx.Module):
     """A number of the distribution of one named outcome."""

@@ -28,7 +28,7 @@ from .companion import AbstractCompanion
 from .functionals import AbstractFunctional, refuse_jumps
 from .ladder import Ladder
 from .record import Gradient, gradient, no_bias, pilot, require, run_batches
-from .walk import WEIGHTS, LadderWalk, WalkState
+from .walk import FIXED_EVENTS, WEIGHTS, LadderWalk, WalkState
 
 NINE_FIELDS = tuple((n, width) for n in (3, 6, 12) for width in (0.01, 0.02, 0.03))
 _RIDGE = 0.05
@@ -71,7 +71,8 @@ class AbsorbedShift(AbstractCompanion):
         """What the estimator needs of the walk's outcome, and the score of each field."""
         out = self.walk.outcome(state.walk)
         scores = {f"score_{i}": state.score[i] for i in range(self.width.shape[0])}
-        return {name: out[name] for name in ("value", "value_shift", *WEIGHTS)} | scores
+        fixed = (f"value_{name}" for name in FIXED_EVENTS)
+        return {name: out[name] for name in ("value", *fixed, *WEIGHTS)} | scores
 
 
 def _scores(outcome: dict[str, np.ndarray]) -> np.ndarray:

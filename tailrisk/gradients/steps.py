@@ -12,7 +12,7 @@ run: the least of theirs.
 **Source:** the usual balance, for example Glasserman (2003), section 7.1.1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from .._fields import InputError, problems
 from ..leaves import Leaf, current, find, with_parameters
 from ..scenario import Scenario
+from ..simulate import AbstractSystem
 from .quantities import AbstractMean, AbstractQuantity
 from .sampling import PILOT_BATCHES, Sampling, outcome_of
 
@@ -44,6 +45,9 @@ class Step(NamedTuple):
     size: float
     whole: bool
     source: str
+
+
+Ends = Callable[[float], AbstractSystem]
 
 
 class Number(NamedTuple):
@@ -80,6 +84,11 @@ def fits(scenario: Scenario, what: Number, step: float) -> bool:
 
 def _moved(what: Number, by: float) -> Any:
     return round(what.value + by) if what.leaf.whole else what.value + by
+
+
+def at(sampling: Sampling, what: Number) -> Ends:
+    """The system as a function of how far the number is moved."""
+    return lambda by: sampling.system({what.key: _moved(what, by)})
 
 
 def largest_step(scenario: Scenario, what: Number, most: float) -> float:
@@ -144,16 +153,18 @@ def is_whole(sampling: Sampling, what: Number) -> bool:
         return False
     dt = float(sampling.scenario.step)
 
-    def at(steps: float) -> dict[str, np.ndarray]:
-        return sampling.pilot(sampling.system({what.key: what.value + steps * dt}))
+    move = at(sampling, what)
+
+    def moved(steps: float) -> dict[str, np.ndarray]:
+        return sampling.pilot(move(steps * dt))
 
     def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
         return all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
 
     for low, high in ((0.1, 0.4), (0.6, 0.9)):
-        start = at(low)
-        if equal(start, at(high)):
-            return not equal(start, at(low + 1.0)) or not equal(start, at(low + 2.0))
+        start = moved(low)
+        if equal(start, moved(high)):
+            return not equal(start, moved(low + 1.0)) or not equal(start, moved(low + 2.0))
     return False
 
 
@@ -178,7 +189,7 @@ def _slopes(
     sampling: Sampling, what: Number, quantities: Sequence[AbstractQuantity], fixed: Sequence[float], step: float
 ) -> list[np.ndarray]:
     """Difference quotients of the paths of a pilot; for a quantile those of the indicator of being beyond it."""
-    ends = [sampling.pilot(sampling.system({what.key: what.value + move})) for move in (step, -step)]
+    ends = [sampling.pilot(at(sampling, what)(move)) for move in (step, -step)]
     found = []
     for quantity, held in zip(quantities, fixed, strict=True):
         if isinstance(quantity, AbstractMean):

@@ -22,11 +22,11 @@ from .._fields import InputError
 from ..scenario import Scenario
 from ..tails.proposal import AbstractProposal
 from .paired import differences
-from .pathwise import converged, pathwise, reach
+from .pathwise import INDICATORS, SEEN_BY_NONE, converged, pathwise, reach
 from .quantities import AbstractMean, AbstractQuantity, Expectation, Fixed
 from .record import Gradient
 from .sampling import Sampling, outcome_of
-from .steps import Number, Step, asked, best_step, is_whole, number, whole_step
+from .steps import Number, Step, asked, at, best_step, is_whole, number, whole_step
 
 METHODS = ("auto", "pathwise", "differences")
 _LAW = "a number of the law of the noise, without a score here"
@@ -101,53 +101,67 @@ def _one(
     step: float | None,
     gross: float,
 ) -> list[Gradient]:
-    records: dict[int, Gradient] = {}
-    why: dict[int, str] = {}
+    """The records of one number: pathwise where that is right, differences for what is left."""
+    records, why = _pathwise(sampling, what, quantities, fixed, method)
+    left = list(why)
+    if left:
+        rest, held = [quantities[n] for n in left], [fixed[n] for n in left]
+        chosen, note = _step(sampling, what, rest, held, step, gross)
+        law = f"; {_LAW}" if what.key.startswith("market.") else ""
+        found = differences(sampling, what.key, at(sampling, what), chosen, rest, held, note)
+        for n, record in zip(left, found, strict=True):
+            said = record.reason if chosen.whole else f"{why[n]}{law}{record.reason}"
+            source = record.bias_source
+            if rest[left.index(n)].outcome in INDICATORS:
+                source += "; the step is the bandwidth within which paths change sides"
+            records[n] = dataclasses.replace(record, reason=said, bias_source=source)
+    return [records[n] for n in range(len(quantities))]
+
+
+def _pathwise(
+    sampling: Sampling, what: Number, quantities: list[AbstractQuantity], fixed: list[Fixed | None], method: str
+) -> tuple[dict[int, Gradient], dict[int, str]]:
+    """Pathwise records by the place of their quantity, and why the others have none.
+
+    **Raises:** `InputError` if "pathwise" is asked and one has none.
+    """
+    why, smooth = {}, {}
+    traced = None
     for n, quantity in enumerate(quantities):
-        if method == "differences":
-            why[n] = "asked for by name"
-        elif not isinstance(quantity, AbstractMean):
-            why[n] = "a quantile, whose derivative is no mean over paths"
-        else:
-            passes, why[n] = reach(sampling, what, [quantity.outcome])
-            if passes:
-                records[n] = None  # pyright: ignore[reportArgumentType]
-    if method == "pathwise" and len(records) < len(quantities):
-        n = next(n for n in range(len(quantities)) if n not in records)
-        raise InputError(
-            f"{what.key}: no pathwise derivative of {quantities[n].name} ({why[n]}); use method='differences' or 'auto'"
-        )
-    smooth = list(records)
-    if smooth:
-        means = [quantities[n] for n in smooth]
-        found = pathwise(sampling, what, means, [fixed[n] for n in smooth], why[smooth[0]])  # pyright: ignore[reportArgumentType]
+        said = _never(quantity, method)
+        if not said:
+            traced = reach(sampling, what) if traced is None else traced
+            said = "" if traced.passes else traced.reason
+        (why if said else smooth)[n] = said
+    records: dict[int, Gradient] = {}
+    if smooth and not (method == "pathwise" and why):
+        means = [q for n, q in enumerate(quantities) if n in smooth and isinstance(q, AbstractMean)]
+        found = pathwise(sampling, what, means, [fixed[n] for n in smooth], SEEN_BY_NONE)
         critical = f"sales bred more sales than they were on {found.critical:,} of {sampling.paths:,} paths"
         for n, record in zip(smooth, found.records, strict=True):
-            records[n] = record
-            if not found.critical:
-                continue
-            if converged(sampling.scenario):
-                if method == "pathwise":
-                    raise InputError(f"{what.key}: no pathwise derivative, {critical}; use method='differences'")
+            if found.critical and converged(sampling.scenario):
                 why[n] = f"{critical}, where a converged cascade jumps"
-                del records[n]
-            elif not record.accepted[0] and method == "auto":
+            elif found.critical and method == "auto" and not record.accepted[0]:
                 why[n] = f"{critical}, and the pathwise derivative is too heavy-tailed"
-                del records[n]
-            else:
+            elif found.critical:
                 records[n] = dataclasses.replace(record, reason=f"{record.reason}; {critical}, exact for its rounds")
-    left = [n for n in range(len(quantities)) if n not in records]
-    if left:
-        chosen, note = _step(sampling, what, [quantities[n] for n in left], [fixed[n] for n in left], step, gross)
-        law = f"; {_LAW}" if what.key.startswith("market.") else ""
-        for n, record in zip(
-            left,
-            differences(sampling, what, chosen, [quantities[n] for n in left], [fixed[n] for n in left], note),
-            strict=True,
-        ):
-            said = record.reason if chosen.whole else f"{why[n]}{law}{record.reason}"
-            records[n] = dataclasses.replace(record, reason=said)
-    return [records[n] for n in range(len(quantities))]
+            else:
+                records[n] = record
+    if method == "pathwise" and why:
+        n, said = next(iter(why.items()))
+        raise InputError(
+            f"{what.key}: no pathwise derivative of {quantities[n].name} ({said}); use method='differences' or 'auto'"
+        )
+    return records, why
+
+
+def _never(quantity: AbstractQuantity, method: str) -> str:
+    """Why a quantity has no pathwise derivative in any number; empty if it may have one."""
+    if method == "differences":
+        return "asked for by name"
+    if not isinstance(quantity, AbstractMean):
+        return "a quantile, whose derivative is no mean over paths"
+    return "an outcome that counts events" if quantity.outcome in INDICATORS else ""
 
 
 def _step(

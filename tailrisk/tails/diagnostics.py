@@ -18,7 +18,7 @@ from .accumulator import Accumulator, row_moments
 from .measures import Estimate
 from .moments import Moments, moments_of
 from .streamed import largest_contributions
-from .tail_index import FEWEST, khat
+from .tail_index import MOST, khat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ def diagnose(acc: Accumulator, row: int, thresholds: Thresholds = DEFAULT, extra
 def diagnose_paths(y: ArrayLike, weights: ArrayLike, thresholds: Thresholds = DEFAULT, batches: int = 64) -> Diagnosis:
     """The same checks from arrays: contributions y = w f and weights w of all paths."""
     y, w = np.asarray(y, float), np.asarray(weights, float)
-    largest = np.sort(np.abs(y))[::-1][:4097]
+    largest = np.sort(np.abs(y))[::-1][: MOST + 1]
     plain = bool(np.all(w == 1.0))
     broken = int(np.count_nonzero(~(np.isfinite(y) & np.isfinite(w))))
     if broken:
@@ -171,6 +171,15 @@ def diagnose_paths(y: ArrayLike, weights: ArrayLike, thresholds: Thresholds = DE
         rows.append(mean_weight(moments_of(w), thresholds))
     rows.append(batch_agreement(moments_of(y[: y.size - y.size % batches].reshape(-1, batches)), thresholds))
     return Diagnosis((not_finite(broken), *rows))
+
+
+def diagnose_tail(
+    x: ArrayLike, weights: ArrayLike, value_at_risk: float, thresholds: Thresholds = DEFAULT
+) -> tuple[Diagnosis, Diagnosis]:
+    """The checks of a value-at-risk, on w 1{x >= v}, and of its expected shortfall, on w (x - v)+."""
+    x, w = np.asarray(x, float), np.asarray(weights, float)
+    hit, excess = w * (x >= value_at_risk), w * np.maximum(x - value_at_risk, 0.0)
+    return diagnose_paths(hit, w, thresholds), diagnose_paths(excess, w, thresholds)
 
 
 def contribution_rows(moments: Moments, largest: np.ndarray, plain: bool, thresholds: Thresholds) -> list[Row]:
@@ -274,19 +283,11 @@ def low(name: str, value: float, limits: tuple[float, float]) -> Row:
 
 
 def tail_gate(thresholds: Thresholds = DEFAULT) -> Callable[[Float[np.ndarray, " largest"], int], str]:
-    """A `gate` for `policy.Certification`: refuses a mean whose largest contributions have too heavy a tail.
-
-    Contributions that are nearly all equal (events, capped losses) have none and pass.
-    """
+    """A `gate` for `policy.Certification`: refuses a mean whose largest contributions have too heavy a tail."""
 
     def gate(largest: Float[np.ndarray, " largest"], paths: int) -> str:
-        if np.count_nonzero(largest > largest[-1]) < FEWEST:
-            return ""
         row = tail_index(khat(largest, paths), paths, thresholds)
-        return (
-            f"tail index {row.value:.2f} of the contributions, at most {row.refuse:.2f} may be"
-            if row.verdict == "refuse"
-            else ""
-        )
+        refused = f"tail index {row.value:.2f} of the contributions, at most {row.refuse:.2f} may be"
+        return refused if row.verdict == "refuse" else ""
 
     return gate

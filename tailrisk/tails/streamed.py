@@ -28,6 +28,8 @@ def mean(acc: Accumulator, row: int, confidence: float = 0.95) -> Estimate:
 def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
     """Value-at-risk and expected shortfall: exact from the reservoir where it reaches, else to 0.1 % from the histogram.
 
+    The histogram knows no batches: the interval of a shortfall from it is that of the delta method alone.
+
     **Raises:** `InputError` if neither reaches so deep.
     """
     alpha, n = measures._tail(level), acc.paths
@@ -67,7 +69,7 @@ def _binned(acc: Accumulator, level: float, confidence: float) -> Tail:
     spread = float((square_xx[:place] - 2.0 * v * square_x[:place] + v**2 * square[:place]).sum())
     error = float(np.sqrt(max(spread / n - average**2, 0.0) / n) / alpha)
     value = v + average / alpha
-    note = "from bins of 0.1 %" if v > 0.0 else "atom"
+    note = "atom" if v <= 0.0 else "near_atom" if low <= 0.0 else "from bins of 0.1 %"
     shortfall = Estimate(value, error, max(value - z * error, low), value + z * error, note=note)
     return Tail(level, Estimate(v, one, low, high, note=note), shortfall, hits)
 
@@ -102,7 +104,7 @@ def exact_quantile(acc: Accumulator, level: float, replay: Iterable[tuple[ArrayL
     for x, log_weight in replay:
         x, w = np.asarray(x, float), np.exp(np.asarray(log_weight, float))
         here = np.asarray(x, np.float32).astype(float)
-        mine = (here >= low) & (here < high) if place else here >= low
+        mine = (here >= low) & (here > 0.0) & ((here < high) | (place == 0))
         kept.append(np.stack([x[mine], w[mine]]))
     value, weight = np.concatenate(kept, axis=1)
     order = np.argsort(-value, kind="stable")

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from .._fields import Real
 
 FEWEST = 20  # excesses; fewer give no estimate
+MOST = 4096
 
 
 def kept(paths: int) -> int:
     """How many of the largest contributions k-hat is made from."""
-    return int(min(paths / 5, 3.0 * math.sqrt(paths), 4096))
+    return int(min(paths / 5, 3.0 * math.sqrt(paths), MOST))
 
 
 def pareto_fit(y: Float[np.ndarray, "*samples n"]) -> tuple[Real, Real]:
@@ -37,7 +38,8 @@ def pareto_fit(y: Float[np.ndarray, "*samples n"]) -> tuple[Real, Real]:
 
 
 def khat(largest: Float[np.ndarray, " largest"], paths: int) -> float:
-    """Shape of the generalized Pareto law of the largest contributions (largest first); nan for fewer than 20 excesses.
+    """Shape of the generalized Pareto law of the largest contributions (largest first); nan for fewer than 20 excesses,
+    -inf if so many are equal that there is none.
 
     Excesses over the next smaller contribution are fitted, and the shape is pulled to 1/2 by ten observations. A mean of
     contributions with k > 1/2 has no variance.
@@ -47,6 +49,8 @@ def khat(largest: Float[np.ndarray, " largest"], paths: int) -> float:
     top = largest[largest > 0.0][: kept(paths) + 1]
     y = np.sort(top[:-1] - top[-1]) if top.size else top
     y = y[y > 0.0]
+    if y.size == 0 and top.size > FEWEST:
+        return -math.inf
     if y.size < FEWEST:
         return math.nan
     return (y.size * float(pareto_fit(y)[0]) + 5.0) / (y.size + 10.0)

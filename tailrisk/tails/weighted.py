@@ -95,7 +95,7 @@ def probability_from(moments: Moments, confidence: float = 0.95, bound: float = 
     if hits < LEAST_HITS:
         return _refused(few(hits), bound)
     p, error = float(moments.mean), float(moments.std_error)
-    factor = np.exp(_z(confidence) * error / p)
+    factor = float(np.exp(_z(confidence) * error / p))
     return Estimate(p, error, p / factor, min(p * factor, 1.0))
 
 
