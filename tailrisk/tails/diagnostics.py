@@ -18,7 +18,7 @@ from .accumulator import Accumulator, row_moments
 from .measures import Estimate
 from .moments import Moments, moments_of
 from .streamed import largest_contributions
-from .tail_index import khat
+from .tail_index import MOST, khat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def diagnose(acc: Accumulator, row: int, thresholds: Thresholds = DEFAULT, extra
 def diagnose_paths(y: ArrayLike, weights: ArrayLike, thresholds: Thresholds = DEFAULT, batches: int = 64) -> Diagnosis:
     """The same checks from arrays: contributions y = w f and weights w of all paths."""
     y, w = np.asarray(y, float), np.asarray(weights, float)
-    largest = np.sort(np.abs(y))[::-1][:4097]
+    largest = np.sort(np.abs(y))[::-1][: MOST + 1]
     plain = bool(np.all(w == 1.0))
     broken = int(np.count_nonzero(~(np.isfinite(y) & np.isfinite(w))))
     if broken:
