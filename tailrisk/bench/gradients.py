@@ -127,7 +127,7 @@ def compare(case: Case, paths: int) -> tuple[dict[str, float], float, list[Row]]
                     estimate=value,
                     std_error=error,
                     accepted=bool(result.accepted[i]),
-                    apart=(value - truth) / apart if apart > 0.0 else np.copysign(np.inf, value - truth),
+                    apart=np.copysign(np.inf, value - truth) if apart == 0.0 else (value - truth) / apart,
                     bias=(value - truth) / abs(truth),
                     bias_error=apart / abs(truth),
                     ratio=ratio,
