@@ -1,5 +1,9 @@
 """Summaries of weighted paths: what they hold, that merging loses nothing, and that order and precision do not matter."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,10 +171,13 @@ def test_a_replay_makes_the_quantile_exact(whole, level):
     assert streamed.exact_quantile(whole, level, replay) == exact
 
 
+BINNED = Plan((Integrand("mean"),), lowest=2.0**-20)
+
+
 def test_a_replay_sees_the_ends_of_the_histogram():
     """Losses below and above all regular bins, beside paths without a loss."""
-    x = np.concatenate([np.zeros(1000), np.linspace(1e-9, 9e-9, 500), np.linspace(2e6, 3e6, 548)])
-    acc = accumulator.summarize(Plan((), lowest=2.0**-20), x)
+    x = np.concatenate([np.zeros(40_000), np.linspace(1e-9, 9e-9, 20_000), np.linspace(2e6, 3e6, 20_000)])
+    acc = accumulator.summarize(BINNED, x)
     for level in (0.6, 0.9):
         exact = weighted.quantile(x, np.ones(x.size), level).value
         assert streamed.exact_quantile(acc, level, [(x, np.zeros(x.size))]) == exact
@@ -180,8 +187,8 @@ def test_a_replay_sees_the_ends_of_the_histogram():
 def test_the_atom_is_seen_in_a_stream():
     """P(x > 0) = 2e-3: at 99 % the quantile is zero and the shortfall E[x]/alpha, from bins as from paths."""
     rng = np.random.default_rng(5)
-    x = np.where(rng.random(200_000) < 2e-3, rng.exponential(size=200_000), 0.0)
-    acc = accumulator.summarize(Plan((Integrand("mean"),), lowest=2.0**-20), x)
+    x = np.where(rng.random(80_000) < 2e-3, rng.exponential(size=80_000), 0.0)
+    acc = accumulator.summarize(BINNED, x)
     for t in (streamed.tail(acc, 0.99), weighted.tails(x, np.ones(x.size), [0.99])[0]):
         assert (t.quantile.value, t.quantile.low, t.quantile.high) == (0.0, 0.0, 0.0)
         assert t.shortfall.value == pytest.approx(x.mean() / 0.01, rel=1e-9)
@@ -203,7 +210,7 @@ def test_summaries_that_do_not_fit_are_refused(whole):
     with pytest.raises(InputError, match="one per value"):
         accumulator.summarize(Plan((Integrand("mean"),)), X, LOG_WEIGHT[:5])
     with pytest.raises(InputError, match="keep more"):
-        streamed.tail(accumulator.summarize(Plan((), reservoir=10), X[:1024], LOG_WEIGHT[:1024]), 0.99)
+        streamed.tail(accumulator.summarize(SMALL, jnp.asarray(np.resize(X, 20_000), jnp.float32)), 0.99)
 
 
 @pytest.mark.slow
@@ -226,3 +233,28 @@ def test_a_deep_quantile_of_many_weighted_paths_in_one_pass():
     truth = np.exp(stats.norm.isf(1e-6))
     assert found.std_error < 2e-4 * truth
     assert found.value == pytest.approx(truth, abs=1e-3 * truth + 4 * found.std_error)
+
+
+@pytest.mark.slow
+def test_chunks_on_two_devices_give_the_bits_of_one():
+    """In a process of its own with two host devices: chunks alternate between them, in float32."""
+    script = """
+import jax, numpy as np
+from tailrisk.tails import accumulator
+from tailrisk.tails.plan import Integrand, Plan
+plan = Plan((Integrand("mean"), Integrand("above", 3.0, 0.1)), reservoir=500, lowest=2.0**-12)
+rng = np.random.default_rng(1)
+chunks = [(np.exp(rng.standard_normal(2048)), 0.1 * rng.standard_normal(2048)) for _ in range(6)]
+def run(devices):
+    nodes = {}
+    for i, chunk in enumerate(chunks):
+        put = [jax.device_put(a.astype(np.float32), devices[i % len(devices)]) for a in chunk]
+        nodes = accumulator.insert(nodes, i, accumulator.summarize(plan, *put))
+    return jax.tree.leaves(accumulator.total(nodes))
+assert len(jax.devices()) == 2
+for a, b in zip(run(jax.devices()[:1]), run(jax.devices()), strict=True):
+    np.testing.assert_array_equal(a, b)
+"""
+    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", script], env=flags, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -123,14 +123,14 @@ def test_numbers_that_are_none_are_refused():
 
 
 def test_dependent_batches_are_refused_and_independent_ones_are_not():
-    """P-values are uniform for skewed contributions: 5 % below 0.05 within 3 standard errors of 400 runs."""
+    """P-values are uniform for skewed contributions: 5 % below 0.05 within 3 standard errors of 300 runs."""
     rng = np.random.default_rng(5)
     values = []
-    for _ in range(400):
+    for _ in range(300):
         y = np.where(rng.random(6_400) < 0.05, rng.exponential(size=6_400), 0.0)
         values.append(next(r.value for r in diagnostics.diagnose_paths(y, np.ones(y.size)).rows if r.name == "batches"))
     share = np.mean(np.array(values) < 0.05)
-    assert share == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 400))
+    assert share == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 300))
     y = rng.exponential(size=6_400).reshape(-1, 64) * np.linspace(0.7, 1.3, 64)
     assert diagnostics.diagnose_paths(y.reshape(-1), np.ones(y.size)).reason.startswith("batches")
 

@@ -19,6 +19,7 @@ from tailrisk.study.baselines import Baselines, rules
 from tailrisk.study.robustness import Robustness, _draws, worst_case
 from tailrisk.study.tune import load
 
+DEMO = CONFIG.parent.parent / "configs" / "tune_demo.toml"
 QUICK = (
     "tune.audit_paths=0",
     "tune.paths=1024",
@@ -282,3 +283,33 @@ def test_rules_that_follow_volatility_are_compared_on_accounts(tmp_path, keep_pr
 def test_validate_knows_the_new_tables(keep_precision):
     words = ["validate", str(CONFIG), "tune.frontier.factors=[0.5,2]", f"tune.robustness.worlds=[{WORLD}]"]
     assert "[tune] is valid" in CliRunner().invoke(main, words).output
+
+
+@pytest.mark.slow
+def test_the_demonstration_writes_every_part(tmp_path, keep_precision):
+    """One asset, three numbers; fewer paths and targets than the config has."""
+    out = tmp_path / "policy"
+    words = (
+        "tune.paths=20000",
+        "tune.certificate_paths=131072",
+        "tune.frontier.factors=[0.5,0.7,1,1.4,2]",
+        "tune.robustness.draws=4",
+        "tune.robustness.paths=2048",
+        "tune.baselines.paths=4096",
+        "tune.gradient_paths=4096",
+    )
+    result = CliRunner().invoke(main, ["tune", str(DEMO), *words, "--out", str(out)])
+    policy = json.loads((out / "policy.json").read_text())
+    print(format_policy(policy))
+    assert result.exit_code == 0, result.output
+    assert policy["tuned_policy"]
+    assert len(policy["parameters"]) == 3
+    assert all(row["passed"] for row in policy["gradients"])
+    for row in policy["sensitivities"]:
+        assert row["cost"]["agree"]
+        assert row[MEAN]["agree"]
+    for point in policy["front"][1:-1]:
+        assert point["certificate"] == "certified"
+        apart = abs(point["price"] - point["slope"])
+        assert apart <= max(0.05 * point["slope"], 3.0 * point["price_error"]), point
+    assert all(point["certificate"] == "certified" for point in policy["front"])

@@ -83,7 +83,7 @@ def draw_return_levels(fit: gev.Fit, unit: str, block: str = "blocks") -> Figure
     p = 1.0 / period
     level = [gev.return_level(fit.location, fit.scale, fit.shape, float(q)) for q in p]
     axes.plot(period, level, color=BLUE, label="fitted law")
-    checked = np.unique(np.geomspace(2.0, 10.0 * fit.maxima.size, 7))
+    checked = np.unique(np.geomspace(2.0, 10.0 * fit.maxima.size, 5))
     ends = [gev.return_level_interval(fit, float(1.0 / t)) for t in checked]
     reach = [[e.value - e.low for e in ends], [e.high - e.value for e in ends]]
     axes.errorbar(

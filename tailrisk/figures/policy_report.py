@@ -30,6 +30,7 @@ def format_policy(policy: dict[str, Any]) -> str:
         _prices(policy),
         _conditions(policy),
         _sensitivities(policy),
+        _gradients(policy),
         _front(policy),
         _robustness(policy),
         _surface(policy),
@@ -190,6 +191,26 @@ def _sensitivities(policy: dict[str, Any]) -> Iterator[str]:
         for row in policy["sensitivities"]
     ]
     yield from _table(["number", "gradient", "cost", *names], rows)
+
+
+def _gradients(policy: dict[str, Any]) -> Iterator[str]:
+    if not policy["gradients"]:
+        return
+    yield "Audit of gradients of expected bad debt (USD per unit of the number): the estimator that is chosen, differences on"
+    yield "fresh noise (± 1.96 s.e.), and how many standard errors they are apart"
+    yield ""
+    rows = [
+        [
+            row["parameter"],
+            row["method"],
+            _estimate(row["estimate"], row["std_error"]),
+            _estimate(row["reference"], row["reference_error"]),
+            _number(row["z"], 2),
+            "pass" if row["passed"] else "FAIL",
+        ]
+        for row in policy["gradients"]
+    ]
+    yield from _table(["number", "method", "estimate", "differences", "apart", ""], rows)
 
 
 def _front(policy: dict[str, Any]) -> Iterator[str]:

@@ -16,7 +16,6 @@ from ..policy import (
     Stationarity,
     Stream,
     TrustRegion,
-    certify,
     differences,
     refine,
     stationarity,
@@ -45,6 +44,10 @@ class Target(NamedTuple):
     slope: float
 
 
+Certified = Callable[[Problem, Refined, int], tuple[Certificate, Refined]]
+"""Certifies what was refined for a problem under a seed, tuning it again with more room if the certificate fails."""
+
+
 def certification(wanted: Any) -> Certification:
     """The certificate that a table `tune` asks for; the pilot that sizes it is not larger than it may be."""
     most = wanted.certificate_paths
@@ -58,6 +61,7 @@ def trace(
     optimal: Stationarity,
     stream: Stream,
     wanted: Any,
+    certified: Certified,
     report: Callable[[str], None],
 ) -> tuple[Target, ...]:
     """Targets from the strictest to the loosest, each searched from its neighbor, outwards from the policy that is known.
@@ -79,7 +83,8 @@ def trace(
             method = TrustRegion(z=Z, room=ROOM, shares=(1.0,), evaluations=front.evaluations, radius=1.0)
             before = refine(here, before.optimum.parameters, stream, method)
             seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
-            found[factor] = here, before, certify(here, before.policy, seed=seed, method=certification(wanted))
+            judged, before = certified(here, before, seed)
+            found[factor] = here, before, judged
             report(
                 f"front: limit x {factor:g}: cost {before.at_optimum.cost:.5g}, {found[factor][2].status}, "
                 f"{time.monotonic() - began:.0f} s"

@@ -91,6 +91,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "unidentified": [entry_name(*entry) for entry in optimal.unidentified],
         },
         "sensitivities": _sensitivities(outcome, names),
+        "gradients": [row._asdict() for row in outcome.gradients],
         "touched_after_rounding": _touched(rows(wanted.variables, refined.policy.parameters)),
         "smooth": None
         if outcome.tuned is None

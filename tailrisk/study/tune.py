@@ -19,7 +19,8 @@ import numpy as np
 
 from .. import _streams
 from .._fields import Real, count, real, to_real
-from ..leaves import current
+from ..gradients import AuditRow, audit
+from ..leaves import current, with_parameters
 from ..policy import (
     AbstractConstraint,
     AbstractVariable,
@@ -42,6 +43,7 @@ from ..policy import (
 )
 from ..policy.lagrangian import ROOT
 from ..policy.problem import Judgement, checked, judgement, outcomes
+from ..policy.sensitivity import entries
 from ..policy.variables import sizes
 from ..policy.variables import values as values_of
 from ..scenario import Scenario
@@ -69,6 +71,7 @@ class Tune(eqx.Module):
     starts: int = count(1, least=1)  # of every coarse search: that of the variables, then random ones around it
     paths: int = count(32_768, least=1_024)  # fixed paths of the refinement on the hard model
     smooth_paths: int = count(2_048)  # fixed paths of the search by gradients on the smooth twin; 0 skips it
+    gradient_paths: int = count(0)  # of the audit of the library's own choice of gradient estimators; 0 skips it
     audit_paths: int = count(2_048)  # paths of the smooth twin's gradient that the audit compares; 0 skips it
     evaluations: int = count(40, least=1)  # of the hard model, per stage of the refinement
     certificate_paths: int = count(1_048_576, least=65_536)  # most paths of the certificate
@@ -142,6 +145,7 @@ class Outcome(NamedTuple):
     panel: Panel | None
     rivals: tuple[Rival, ...]
     surface: tuple[Cell, ...]
+    gradients: tuple[AuditRow, ...]
     seconds: float
     processor_seconds: float
 
@@ -193,21 +197,26 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     best = min(searches, key=lambda one: _rank(one.refined))
     scenario, problem, choice = best.scenario, best.problem, best.choice
     refined = _refined(problem, best.refined, whole, wanted, ROOM, report)
-    certificate, refined = _certified(problem, refined, whole, wanted, report)
-    audit = _audit(problem, refined, whole, wanted, report)
-    status = _status(refined, audit, float(wanted.tolerance))
+
+    def certified(here: Problem, found: Refined, seed: int) -> tuple[Certificate, Refined]:
+        return _certified(here, found, whole, wanted, seed, report)
+
+    certificate, refined = certified(problem, refined, wanted.seed)
+    checks = _audit(problem, refined, whole, wanted, report)
+    status = _status(refined, checks, float(wanted.tolerance))
     report(f"search: {status}")
     stream = Stream(BASELINE, wanted.seed, wanted.paths, whole.chunk)
     held = {variable.name: current(scenario, variable.name) for variable in wanted.variables}
     (incumbent, incumbent_split), (policy, split) = (
         _split(problem, values, stream) for values in (held, refined.policy.parameters)
     )
-    front, panel, rivals, surface = (), None, (), ()
+    front, panel, rivals, surface, gradients = (), None, (), (), ()
     if status != "not_finite":
-        front = trace(problem, refined, certificate, audit.optimal, whole, wanted, report)
+        front = trace(problem, refined, certificate, checks.optimal, whole, wanted, certified, report)
         panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
         rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
         surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
+        gradients = _gradients(scenario, refined, wanted, report)
     return Outcome(
         status=status,
         wanted=wanted,
@@ -222,11 +231,12 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
         policy=policy,
         split=split,
         incumbent_split=incumbent_split,
-        audit=audit,
+        audit=checks,
         front=front,
         panel=panel,
         rivals=rivals,
         surface=surface,
+        gradients=gradients,
         seconds=time.monotonic() - began,
         processor_seconds=time.process_time() - worked,
     )
@@ -326,14 +336,14 @@ def _refined(problem: Problem, before: Refined, stream: Stream, wanted: Tune, ro
 
 
 def _certified(
-    problem: Problem, refined: Refined, stream: Stream, wanted: Tune, report: Report
+    problem: Problem, refined: Refined, stream: Stream, wanted: Tune, seed: int, report: Report
 ) -> tuple[Certificate, Refined]:
     """Certificates until one passes or the attempts are spent; after a miss the search keeps more room."""
     method = certification(wanted)
     certificate, room = None, ROOM
     while True:
         began = time.monotonic()
-        certificate = certify(problem, refined.policy, seed=wanted.seed, method=method, previous=certificate)
+        certificate = certify(problem, refined.policy, seed=seed, method=method, previous=certificate)
         last = certificate.attempts[-1]
         report(f"certificate: {last.status} on {last.paths:,} fresh paths, {time.monotonic() - began:.0f} s")
         if last.status != "not_certified" or len(certificate.attempts) >= wanted.attempts or refined.violation > 0.0:
@@ -358,6 +368,23 @@ def _audit(problem: Problem, refined: Refined, stream: Stream, wanted: Tune, rep
         f"noise {optimal.noise:.2%}, {time.monotonic() - began:.0f} s"
     )
     return Audit(hard, smooth, optimal, smooth_optimal)
+
+
+def _gradients(scenario: Scenario, refined: Refined, wanted: Tune, report: Report) -> tuple[AuditRow, ...]:
+    """The estimator that `gradients` chooses for expected bad debt in each number, against differences on fresh noise."""
+    if not wanted.gradient_paths:
+        return ()
+    began = time.monotonic()
+    there = with_parameters(scenario, refined.policy.parameters)
+    keys = [
+        f"{name}.{place}" if np.size(refined.policy.parameters[name]) > 1 else name
+        for name, place in entries(refined.policy.parameters)
+    ]
+    rows = audit(there, keys, ("bad_debt",), seed=wanted.seed, paths=wanted.gradient_paths).rows
+    report(
+        f"audit of gradients: {sum(row.passed for row in rows)} of {len(rows)} pass, {time.monotonic() - began:.0f} s"
+    )
+    return rows
 
 
 def _status(refined: Refined, audit: Audit, tolerance: float) -> str:
