@@ -27,6 +27,7 @@ SMOOTHING = (cases.SMOOTHED, cases.EXTRAPOLATED)
 RATES = {cases.SMOOTHED: 2.0, cases.EXTRAPOLATED: 4.0}
 FITTED = (5e-3, 0.03)  # temperatures at which the rate is read: the bias is above the noise and still a power
 FORM = "closed form, at run time"
+PRECISE = 0.02  # largest standard error of an estimate that is checked, share of the truth
 
 
 class Config(eqx.Module):
@@ -173,7 +174,9 @@ def checks(found):
     for label in (LOSS, LONG):
         for estimator in cases.ESTIMATORS:
             got, wanted = found[label, estimator], found[label, f"{estimator}, stated"]
-            yield sampled(f"{label}, {estimator}", wanted.y[0], got.y[0], got.se[0], FORM)
+            yield sampled(
+                f"{label}, {estimator}", wanted.y[0], got.y[0], got.se[0], FORM, most=PRECISE * abs(wanted.y[0])
+            )
     for estimator in SMOOTHING:
         got, wanted = found["bias", estimator], found["bias", f"{estimator}, stated"]
         for h, truth, value, error in zip(got.x, wanted.y, got.y, got.se, strict=True):

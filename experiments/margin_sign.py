@@ -175,7 +175,7 @@ def checks(found):
     """No impact: never positive. Signs about R = 0.4 and from 2.5 on. Differences. Accounts."""
     _, margins, slope, rows = grid(found, "slope")
     for rate, row in zip(margins, rows, strict=True):
-        yield sampled(f"no impact, margin {rate:.2%}", 0.0, row.y[0], row.se[0], "optional sampling", side=1)
+        yield sampled(f"no impact, margin {rate:.2%}", 0.0, row.y[0], row.se[0], "optional sampling", most=2e-3, side=1)
     for (panel, series), one in found.items():
         if panel == "pathwise less differences":
             yield sampled(f"differences at {series}", 0.0, one.y[0], one.se[0], "central differences, same noise")
@@ -223,7 +223,7 @@ def draw(found):
     at, row = np.meshgrid(kappas, margins)
     unsure = np.abs(slope) < 2.0 * error
     axes[0, 0].plot(at[unsure], row[unsure], ".", ms=1.5, color=style.GRAY)
-    for x, text in ((0.03, "helps"), (0.6, "hurts")):
-        axes[0, 0].text(x, 0.05, f"stricter margin\n{text}", transform=axes[0, 0].transAxes, fontsize=6.5)
+    for x, text in ((0.03, "helps"), (0.6, "a stricter margin\nhurts")):
+        axes[0, 0].text(x, 0.05, text, transform=axes[0, 0].transAxes, fontsize=6.5)
     axes[0, 0].set_ylabel("Maintenance margin (%)")
     return figure

@@ -222,8 +222,9 @@ class VenueSystem(AbstractSystem):
         or a slow liquidation cannot hide them behind the end of the run. Derivatives: see `Cascade`; that of an
         indicator (`fund_depleted`, `flag_unsettled`) is nan where a number it was decided by carries a tangent.
         """
-        cascade, books = self.cascade, state.books
-        positions, totals, p0 = cascade.positions, books.totals, cascade.positions.price
+        cascade, books, seen = self.cascade, state.books, state.seen
+        ledger, positions, p0 = books.ledger.tree, cascade.positions, cascade.positions.price
+        totals = ledger.totals
         log_price = cascade.price(state.path, books.impact)
         price, gross = p0 * jnp.exp(log_price), positions.gross()
         nothing = jnp.zeros_like(self.dt)
@@ -240,10 +241,10 @@ class VenueSystem(AbstractSystem):
         wealth = positions.equity(books.positions, log_price)
         profit = positions.profit(books.positions, log_price)
         waterfall, last = cascade.waterfall.settle(books.waterfall, closing, profit, price, wealth + open_deficit)
-        paid = waterfall.paid
+        paid = jax.tree.map(jnp.add, ledger.paid, last)
         # Everyone's money at the end against what they brought: traders, counterparty book, fund, capital and backstop.
         traders = wealth + open_deficit - short_total(last.adl) + paid.returned
-        maker = books.maker_money + short_total(books.maker_units * p0 * jnp.expm1(log_price))
+        maker = ledger.maker_money + short_total(ledger.maker_units * p0 * jnp.expm1(log_price))
         venue = cascade.waterfall.wealth(waterfall, price) - paid.socialized - paid.venue + paid.fees_out
         start = positions.equity(positions.init(self.dtype), jnp.zeros_like(log_price))
         brought = start + cascade.waterfall.wealth(cascade.waterfall.init(price.shape[0], self.dtype), price)
@@ -267,13 +268,13 @@ class VenueSystem(AbstractSystem):
             "adl_contracts": short_total(paid.adl_contracts),
             "socialized_loss": paid.socialized,
             "residual_loss": paid.venue,
-            "halted_time": totals.halted_time,
-            "market_fall": -totals.market_low,
-            "market_rise": totals.market_high,
-            "news_fall": -totals.news_low,
-            "news_rise": totals.news_high,
+            "halted_time": seen.halted_time,
+            "market_fall": -seen.market_low,
+            "market_rise": seen.market_high,
+            "news_fall": -seen.news_low,
+            "news_rise": seen.news_high,
             "final_log_price": log_price[0],
             "ledger_residual": (traders + maker + venue - brought - totals.deposit) / gross,
             "flag_unsettled": indicator(totals.unsettled, positions.standing(books.positions)),
-            "flag_broken": totals.broken,
+            "flag_broken": seen.broken,
         }

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from . import _streams
 from ._streams import Draws, Noise
 
+CACHED = 4_096  # paths at a time on a CPU: the state of more does not stay in a core's cache
 LANES = 64  # compiled batches are whole multiples of this, so that the last chunk runs the same program
 
 
@@ -50,11 +51,15 @@ class AbstractSystem(eqx.Module):
 def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool = False) -> tuple[PyTree, PyTree]:
     """Runs one path; `draw(step)` gives the noise. Returns the last state and, if recorded, what each step showed."""
 
-    def body(state: PyTree, step: Any) -> tuple[PyTree, PyTree]:
-        state, shown = system.step(state, draw(step))
-        return state, shown if record else None
+    # The noise of a step is drawn in the step before and carried, or the compiler fuses the generator into every use of it.
+    def body(carry: PyTree, step: Any) -> tuple[PyTree, PyTree]:
+        state, noise = carry
+        state, shown = system.step(state, noise)
+        return (state, draw(step + 1)), shown if record else None
 
-    return jax.lax.scan(body, system.init(), jnp.arange(system.steps, dtype=jnp.uint32))
+    begin = system.init(), draw(jnp.uint32(0))
+    (state, _), shown = jax.lax.scan(body, begin, jnp.arange(system.steps, dtype=jnp.uint32))
+    return state, shown
 
 
 # jaxlib 0.10.2 on CPUs reads the wrong rows in fused sums over a short axis of many lanes (jax issue 39103), so the fusion
@@ -131,7 +136,7 @@ def outcomes(
     lanes: int = LANES,
     record: bool = False,
     keys: Any = None,
-) -> tuple[dict[str, np.ndarray], PyTree]:
+) -> tuple[dict[str, Any], PyTree]:
     """Outcomes of the paths with the given numbers, in one compiled batch; with `record`, the steps of each as well.
 
     The batch is filled up to a multiple of `lanes`, so that batches of different size can share a program.
@@ -160,15 +165,17 @@ def simulate(
     """Outcomes of the paths `first` to `first + paths - 1`, each an array over paths.
 
     `keys` are those of another source of noise than `seed`. `chunk` bounds memory and changes no number; `progress`
-    sees the outcomes of every chunk in order. On a CPU as many chunks run at a time as there are cores, because one
-    chunk's small kernels cannot keep several busy.
+    sees the outcomes of every chunk in order. On a CPU a chunk is at most `CACHED` paths, and as many run at a time as
+    there are cores, because one chunk's small kernels cannot keep several busy.
     """
     if paths < 1 or chunk < 1:
         raise ValueError(f"paths = {paths}, chunk = {chunk}: expected at least 1")
+    on_cpu = jax.default_backend() == "cpu"
+    chunk = min(chunk, CACHED) if on_cpu else chunk
     lanes = LANES * -(-min(chunk, paths) // LANES)
     last = first + paths
     blocks = [np.arange(start, min(start + chunk, last), dtype=np.int64) for start in range(first, last, chunk)]
-    pool = ThreadPoolExecutor((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
+    pool = ThreadPoolExecutor((os.cpu_count() or 1) if on_cpu else 1)
     parts = []
     try:
         for result, _ in pool.map(lambda numbers: outcomes(system, seed, numbers, lanes=lanes, keys=keys), blocks):

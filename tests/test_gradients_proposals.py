@@ -148,15 +148,15 @@ def test_thresholds_that_move_apart():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accounts", [(400, 0), (12, 3)], ids=["many", "few"])
-def test_residual_against_quadrature(accounts):
-    ladder = Ladder(reference_book(*accounts))
-    found, truth = (
-        residual.estimate(ladder, seed=20, paths=64 * 16_384),
-        oracle.expected_bad_debt_and_gradient(ladder)[1],
-    )
-    close(found, truth.get("initial_shift"), 0.03)
+@pytest.mark.parametrize(("accounts", "most"), [((400, 0), 0.85), ((12, 3), 0.25)], ids=["many", "few"])
+def test_residual_against_quadrature(accounts, most):
+    """The truth, with less variance than differences on the same number of paths (measured: 0.54 and 0.09 of it)."""
+    ladder, run = Ladder(reference_book(*accounts)), {"seed": 20, "paths": 128 * 8192, "batches": 128}
+    found, truth = residual.estimate(ladder, **run), oracle.expected_bad_debt_and_gradient(ladder)[1]
+    close(found, truth.get("initial_shift"), 0.02)
     assert found.accepted.all()
+    other = differences.estimate(ladder, ("initial_shift",), step=5e-4, certify=False, **run)
+    assert (found.std_error[0] / other.std_error[0]) ** 2 < most
 
 
 RARE = Ladder(reference_book(100, 2, gap=0.05, highest_leverage=12.0), WalkLaw(jump_probability=2e-5, deviation=0.0045))

@@ -9,6 +9,7 @@ from command import invoke, refused
 from conftest import ROOT
 from matplotlib.image import imread
 
+from tailrisk.figures import published as drawn
 from tailrisk.figures import style
 from tailrisk.study import observed, published
 from tailrisk.study.observed import Curve, curve, exact, judged, sampled, status
@@ -24,6 +25,7 @@ import equinox as eqx
 import numpy as np
 
 from tailrisk._fields import Real, count, real
+from tailrisk.figures import published as drawn
 from tailrisk.figures import style
 from tailrisk.study.observed import curve, sampled
 from tailrisk.study.published import DataFile
@@ -210,6 +212,7 @@ def test_verdicts():
     assert passes(exact("a", 0.0, 0.0, 0.0, ""), exact("b", 0.0, 1e-300, 0.0, "")) == [True, False]
     assert passes(exact("a", 1.0, -5.0, 0.1, "", side=1), exact("b", 1.0, -5.0, 0.1, "", side=-1)) == [True, False]
     assert passes(exact("a", 1.0, np.nan, 1.0, ""), sampled("b", 0.0, 0.0, np.inf, "", refused="no")) == [False, False]
+    assert status(judged([sampled("a", 1.0, 1.0, 0.3, "", most=0.2)])) == "REFUSED"
     rows = judged([exact("a", 1.0, 1.25, 0.5, ""), sampled("b", 0.0, 0.1, 1.0, "", refused="no")])
     assert rows[0].deviation == 0.5
     assert status(rows) == "REFUSED"
@@ -219,7 +222,9 @@ def test_verdicts():
 
 
 TINY = {
+    "breaker-surface": {"paths": 256, "triggers": 3, "lengths": 2, "accounts": 12, "watched": 64},
     "certificate": {"freedoms": [0], "sizes": [1_000], "replications": 20},
+    "frontier": {"targets": [1e-2, 1e-3], "paths": 2_000, "certificate_paths": 131_072},
     "gradient-audit": {"paths": 1_000, "repeats": 2, "grid_steps": 31, "grid_paths": 64},
     "margin-sign": {"impacts": 5, "margins": 4, "paths": 256, "cells": 128, "accounts": [4, 8], "account_paths": 256},
 }
@@ -229,7 +234,7 @@ def test_every_figure_has_a_tiny_run():
     assert set(TINY) == set(published.names(EXPERIMENTS))
 
 
-LONG_TO_COMPILE = {"gradient-audit", "margin-sign"}
+LONG_TO_COMPILE = set(TINY) - {"certificate"}  # the points of the others are judged and drawn below
 
 
 @pytest.mark.parametrize(
@@ -243,12 +248,24 @@ def test_an_experiment_at_a_tiny_size(name, tmp_path):
     assert all(np.isfinite(one.y).all() and one.unit for one in found.values())
     observed.write_curves(tmp_path / "t.csv", found)
     read = observed.read_curves(tmp_path / "t.csv")
-    drawn = style.house_style(experiment.module.draw)(read)
-    assert drawn.get_axes()
-    if name != "certificate":  # whose references are of one size of sample
+    assert style.house_style(experiment.module.draw)(read).get_axes()
+    if name not in ("certificate", "frontier"):  # whose references are of sizes and targets that this run has not
         rows = judged(experiment.module.checks(read))
         assert all(np.isfinite(row.obtained) for row in rows)
         assert len({row.id for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_committed_results_redraw_and_meet_their_bands(name, tmp_path):
+    """The points under docs/figures pass the checks of the experiment as it is now, and draw."""
+    folder = ROOT / "docs" / "figures"
+    for end in ("csv", "json"):
+        (tmp_path / f"{name}.{end}").write_bytes((folder / f"{name}.{end}").read_bytes())
+    verdict = drawn.redraw(published.find(name, EXPERIMENTS), tmp_path)
+    assert verdict.status == "PASSED", verdict.misses()
+    written = json.loads((folder / f"{name}.json").read_text())
+    assert [row["id"] for row in written["reference"]] == [row.id for row in verdict.rows]
+    assert imread(tmp_path / f"{name}.png").shape == imread(folder / f"{name}.png").shape
 
 
 @pytest.mark.slow

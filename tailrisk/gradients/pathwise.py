@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from .._hard import HardThresholdGradientError, live, symbolic_jvp
+from .._hard import HardThresholdGradientError, symbolic_jvp
 from .._streams import noise_keys
 from ..cascade import AbstractClearing, Exact
 from ..leaves import with_parameters
@@ -33,6 +33,7 @@ from .sampling import Sampling, outcome_of
 from .steps import Number
 
 INDICATORS = ("fund_depleted", "flag_unsettled")  # outcomes that count events, whose own derivative is nan
+SEEN_BY_NONE = "no comparison that decides an event sees it"
 _STILL = 256.0  # moves below this many units in the last place are rounding
 
 
@@ -62,18 +63,14 @@ class Reach(NamedTuple):
     reason: str
 
 
-def reach(sampling: Sampling, what: Number, outcome: str) -> Reach:
-    """Traces the derivative of an outcome in a number; compiles nothing."""
+def reach(sampling: Sampling, what: Number) -> Reach:
+    """Traces the derivative of the outcomes in a number; compiles nothing."""
     if what.leaf.whole:
         return Reach(False, "a whole number")
-    if outcome in INDICATORS:
-        return Reach(False, "an outcome that counts events")
-    scenario, reached = sampling.scenario, []
+    along = lambda value: outcomes(sampling, sampling.scenario, {what.key: value}, 1)  # noqa: E731
 
     def trace(value: Any) -> Any:
-        values, changes = symbolic_jvp(lambda v: _outcomes(sampling, scenario, {what.key: v}, 1), (value,), (value,))
-        reached.extend(live(changes))
-        return values
+        return symbolic_jvp(along, (value,), (value,))[0]
 
     try:
         jax.eval_shape(trace, jnp.asarray(what.value, sampling.dtype))
@@ -83,10 +80,11 @@ def reach(sampling: Sampling, what: Number, outcome: str) -> Reach:
         if isinstance(error, jax.errors.JAXTypeError) or "JAX" in str(error):
             return Reach(False, "a number that the book or its tables are made from")
         raise
-    return Reach(True, "no comparison that decides an event sees it")
+    return Reach(True, SEEN_BY_NONE)
 
 
-def _outcomes(sampling: Sampling, scenario: Scenario, parameters: Any, paths: Any) -> dict[str, Any]:
+def outcomes(sampling: Sampling, scenario: Scenario, parameters: Any, paths: Any) -> dict[str, Any]:
+    """Outcomes of the first paths, or of those with given numbers, to be traced in the parameters."""
     numbers = jnp.arange(paths, dtype=jnp.uint32) if isinstance(paths, int) else paths
     system = with_parameters(scenario, parameters).assemble(sampling.dtype)
     return batch(sampling.tilted(system), noise_keys(sampling.seed, sampling.root), numbers)[0]
@@ -118,7 +116,7 @@ def pathwise(
 
     @entry_point
     def slopes(value: Any, numbers: Any) -> Any:
-        along = lambda v: _outcomes(sampling, scenario, {what.key: v}, numbers)  # noqa: E731
+        along = lambda v: outcomes(sampling, scenario, {what.key: v}, numbers)  # noqa: E731
         return jax.jvp(along, (value,), (jnp.ones_like(value),))
 
     critical = 0

@@ -5,7 +5,8 @@ With c_k the margin thresholds, theta a parameter, alpha a mean of dc_k/dtheta a
     d/dtheta E[F] = E[dF/dtheta at fixed events] + alpha U + (boundary terms with the velocities dc_k/dtheta - alpha).
 
 U comes from the absorbed shift in one pass over all paths, the boundary terms from branches of some of them. Any alpha gives the
-same mean; here it is that of the accounts, weighted by what each sells when the walk first meets its threshold.
+same mean; that of a least-squares fit to the branches of a pilot leaves little to them, because most of what branches are worth
+comes from a few thresholds whose velocities hardly differ.
 
 **Source:** the two parts are those of `shift` and `branch`.
 """
@@ -19,19 +20,26 @@ from .._fields import InputError
 from . import branch
 from .functionals import AbstractFunctional, refuse_jumps
 from .ladder import Ladder
-from .record import Batches, Gradient, batch_size, gradient, no_bias, pilot, require, run_batches
+from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, pilot, require, run_batches
 from .shift import AbsorbedShift, coefficients, uniform_shift
 from .walk import LadderWalk
 
 PARAMETERS = ("initial_shift", "impact")
 
 
-def mean_velocities(walk: LadderWalk, parameters: tuple[str, ...]) -> np.ndarray:
-    """Quantity-weighted mean of the velocities of the margin thresholds in each parameter."""
-    table = np.asarray(walk.clearing.sums.table, np.float64)[0]
-    quantity = np.diff(table[:, 0] + table[:, 1])
-    velocities = walk.velocities(walk.init())
-    return np.array([np.average(np.asarray(velocities[name][0]), weights=quantity) for name in parameters])
+def common_velocities(
+    walk: LadderWalk, parameters: tuple[str, ...], *, seed: int, size: int, paths: int, chunk: int
+) -> np.ndarray:
+    """Velocity of a common move that is nearest, per parameter, to what branches of pools of `size` paths were worth.
+
+    The paths, at least `paths` of them, are those that no estimate reports.
+    """
+    branching = branch.Branching(walk, (), seed=seed, size=size, count=size, chunk=chunk)
+    pools = range(PILOT_FIRST, PILOT_FIRST + max(paths, size), size)
+    worth = np.concatenate([branching.branches(branching.pool(first), 0)[0] for first in pools], axis=1)
+    common, total = worth[-1], np.square(worth[-1]).sum()
+    rows = worth[[branch.PARAMETERS.index(name) for name in parameters]]
+    return rows @ common / (total if total > 0.0 else 1.0)
 
 
 def _together(whole: Batches, part: Batches) -> Batches:
@@ -51,7 +59,7 @@ def estimate(
     paths: int = 64 * 16_384,
     batches: int = 64,
     functional: AbstractFunctional | None = None,
-    share: int = 4,
+    share: int = 16,
     pilot_paths: int = 65_536,
     chunk: int = 16_384,
     branch_chunk: int = 1_024,
@@ -59,7 +67,9 @@ def estimate(
 ) -> Gradient:
     """Derivatives in what moves thresholds apart, unbiased, no breaker.
 
-    `share`: one path in so many is branched at, in pools of other paths than those of the common move.
+    `share`: one path in so many is branched at, in pools of other paths than those of the common move, which it takes over 12
+    increments within 3 deviations of the first threshold. `pilot_paths`: for its control variate, and a share of them for
+    the branches.
 
     **Raises:** `InputError` for other parameters, for a functional that jumps, for batches that `share` does not divide, and
     with a breaker, where a common move cannot be absorbed over several steps.
@@ -77,10 +87,12 @@ def estimate(
         raise InputError(f"share = {share} for {size} paths a batch: expected a whole number that divides them")
     parameters = tuple(parameters)
     walk = LadderWalk.build(ladder, functional, dtype)
-    field = (jnp.asarray(np.array([x]).astype(walk.dtype)) for x in (6.0, 2.0 * float(ladder.law.deviation)))
+    field = (jnp.asarray(np.array([x]).astype(walk.dtype)) for x in (12.0, 3.0 * float(ladder.law.deviation)))
     system = AbsorbedShift(walk, *field)
     control, shares = coefficients(pilot(system, seed=seed, paths=pilot_paths, chunk=chunk))
-    common = mean_velocities(walk, parameters)
+    apart = (seed + 2**63) % 2**64  # noise of their own for the branches
+    some = pilot_paths // share
+    common = common_velocities(walk, parameters, seed=apart, size=size // share, paths=some, chunk=branch_chunk)
 
     def contributions(outcome: dict[str, np.ndarray]) -> np.ndarray:
         shift = uniform_shift(outcome, control, shares)
@@ -95,10 +107,10 @@ def estimate(
     rest = branch.run(
         walk,
         parameters,
-        seed=(seed + 2**63) % 2**64,  # noise of its own
+        seed=apart,
         paths=paths // share,
         batches=batches,
-        pilot_paths=pilot_paths // share,
+        pilot_paths=some,
         chunk=branch_chunk,
         common=common,
     )

@@ -22,7 +22,7 @@ from .._fields import InputError
 from ..scenario import Scenario
 from ..tails.proposal import AbstractProposal
 from .paired import differences
-from .pathwise import Reach, converged, pathwise, reach
+from .pathwise import INDICATORS, SEEN_BY_NONE, converged, pathwise, reach
 from .quantities import AbstractMean, AbstractQuantity, Expectation, Fixed
 from .record import Gradient
 from .sampling import Sampling, outcome_of
@@ -111,7 +111,10 @@ def _one(
         found = differences(sampling, what.key, at(sampling, what), chosen, rest, held, note)
         for n, record in zip(left, found, strict=True):
             said = record.reason if chosen.whole else f"{why[n]}{law}{record.reason}"
-            records[n] = dataclasses.replace(record, reason=said)
+            source = record.bias_source
+            if rest[left.index(n)].outcome in INDICATORS:
+                source += "; the step is the bandwidth within which paths change sides"
+            records[n] = dataclasses.replace(record, reason=said, bias_source=source)
     return [records[n] for n in range(len(quantities))]
 
 
@@ -123,13 +126,17 @@ def _pathwise(
     **Raises:** `InputError` if "pathwise" is asked and one has none.
     """
     why, smooth = {}, {}
+    traced = None
     for n, quantity in enumerate(quantities):
-        passes, said = _reach(sampling, what, quantity, method)
-        (smooth if passes else why)[n] = said
+        said = _never(quantity, method)
+        if not said:
+            traced = reach(sampling, what) if traced is None else traced
+            said = "" if traced.passes else traced.reason
+        (why if said else smooth)[n] = said
     records: dict[int, Gradient] = {}
     if smooth and not (method == "pathwise" and why):
         means = [q for n, q in enumerate(quantities) if n in smooth and isinstance(q, AbstractMean)]
-        found = pathwise(sampling, what, means, [fixed[n] for n in smooth], next(iter(smooth.values())))
+        found = pathwise(sampling, what, means, [fixed[n] for n in smooth], SEEN_BY_NONE)
         critical = f"sales bred more sales than they were on {found.critical:,} of {sampling.paths:,} paths"
         for n, record in zip(smooth, found.records, strict=True):
             if found.critical and converged(sampling.scenario):
@@ -148,12 +155,13 @@ def _pathwise(
     return records, why
 
 
-def _reach(sampling: Sampling, what: Number, quantity: AbstractQuantity, method: str) -> Reach:
+def _never(quantity: AbstractQuantity, method: str) -> str:
+    """Why a quantity has no pathwise derivative in any number; empty if it may have one."""
     if method == "differences":
-        return Reach(False, "asked for by name")
+        return "asked for by name"
     if not isinstance(quantity, AbstractMean):
-        return Reach(False, "a quantile, whose derivative is no mean over paths")
-    return reach(sampling, what, quantity.outcome)
+        return "a quantile, whose derivative is no mean over paths"
+    return "an outcome that counts events" if quantity.outcome in INDICATORS else ""
 
 
 def _step(

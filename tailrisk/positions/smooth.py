@@ -131,7 +131,7 @@ class SmoothThresholds(AbstractPositions):
         """Amounts with a threshold in (low, high]."""
         return self._above(self._places(low)) - self._above(self._places(high))
 
-    def standing(self, state: SmoothState) -> Float[Array, "2"]:
+    def standing(self, state: SmoothState, log_mark: Any = None) -> Float[Array, "2"]:
         """The levels ordered closed so far."""
         return state.ordered
 

@@ -71,9 +71,22 @@ def exact(id: str, expected: float, obtained: float, tolerance: float, provenanc
 
 
 def sampled(
-    id: str, expected: float, obtained: float, std_error: float, provenance: str, *, side: int = 0, refused: str = ""
+    id: str,
+    expected: float,
+    obtained: float,
+    std_error: float,
+    provenance: str,
+    *,
+    most: float = np.inf,
+    side: int = 0,
+    refused: str = "",
 ) -> Check:
-    """A check within sampling error: of what was obtained and, in quadrature, of a reference that is sampled itself."""
+    """A check within sampling error: of what was obtained and, in quadrature, of a reference that is sampled itself.
+
+    Refused if the error is above `most`: a band so wide would let everything pass.
+    """
+    if not refused and not std_error <= most:
+        refused = f"standard error {std_error:.2g}, expected at most {most:.2g}: run more paths"
     return Check(id, float(expected), float(obtained), np.nan, provenance, float(std_error), side, refused)
 
 

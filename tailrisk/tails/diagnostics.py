@@ -18,7 +18,7 @@ from .accumulator import Accumulator, row_moments
 from .measures import Estimate
 from .moments import Moments, moments_of
 from .streamed import largest_contributions
-from .tail_index import khat
+from .tail_index import MOST, khat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ _REMEDIES = {
     "second_estimator": "a mixture of tilts: one of the two misses a part of the event",
     "replicates": "the interval of the replicates instead of the internal one",
     "replicate_spread": "more paths in every replicate, or another score",
+    "differing_pairs": "more paths: few pairs tell how far the cheap system is from the full one",
     "control_gain": "the estimate without the cheap system",
     "not_finite": "the model or the tilt gives values that are no numbers; find the path",
     "clipped": "a weaker tilt",
@@ -160,7 +161,7 @@ def diagnose(acc: Accumulator, row: int, thresholds: Thresholds = DEFAULT, extra
 def diagnose_paths(y: ArrayLike, weights: ArrayLike, thresholds: Thresholds = DEFAULT, batches: int = 64) -> Diagnosis:
     """The same checks from arrays: contributions y = w f and weights w of all paths."""
     y, w = np.asarray(y, float), np.asarray(weights, float)
-    largest = np.sort(np.abs(y))[::-1][:4097]
+    largest = np.sort(np.abs(y))[::-1][: MOST + 1]
     plain = bool(np.all(w == 1.0))
     broken = int(np.count_nonzero(~(np.isfinite(y) & np.isfinite(w))))
     if broken:

@@ -10,6 +10,9 @@ from jaxtyping import Array
 
 from .._fields import InputError
 from .sums import LANES
+from .tail_index import MOST
+
+TOP = MOST + 1
 
 
 class Integrand(NamedTuple):
@@ -40,13 +43,14 @@ class Integrand(NamedTuple):
 class Plan:
     """What a summary keeps (structural); summaries merge only if their plans, `tag` of the sampling law included, agree.
 
-    `batches`: classes of path number modulo a power of two. `top`: largest |y| kept. `reservoir`: largest x kept with their
-    weights. `lowest`: where the bins of the histogram begin, 0 for no histogram. `controls`: columns of control variates.
+    `batches`: classes of path number modulo a power of two. `top`: largest |y| kept, by default all that the
+    tail index asks for. `reservoir`: largest x kept with their weights. `lowest`: where the bins of the histogram begin, 0 for
+    no histogram. `controls`: columns of control variates.
     """
 
     integrands: tuple[Integrand, ...]
     batches: int = 64
-    top: int = 512
+    top: int = TOP
     reservoir: int = 0
     lowest: float = 0.0
     controls: int = 0

@@ -28,6 +28,8 @@ def mean(acc: Accumulator, row: int, confidence: float = 0.95) -> Estimate:
 def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
     """Value-at-risk and expected shortfall: exact from the reservoir where it reaches, else to 0.1 % from the histogram.
 
+    The histogram knows no batches: the interval of a shortfall from it is that of the delta method alone.
+
     **Raises:** `InputError` if neither reaches so deep.
     """
     alpha, n = measures._tail(level), acc.paths

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from .._fields import Real
 
 FEWEST = 20  # excesses; fewer give no estimate
+MOST = 4096
 
 
 def kept(paths: int) -> int:
     """How many of the largest contributions k-hat is made from."""
-    return int(min(paths / 5, 3.0 * math.sqrt(paths), 4096))
+    return int(min(paths / 5, 3.0 * math.sqrt(paths), MOST))
 
 
 def pareto_fit(y: Float[np.ndarray, "*samples n"]) -> tuple[Real, Real]:
