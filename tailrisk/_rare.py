@@ -53,13 +53,13 @@ def rare(
         axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, constants_mapped)
         everyone = jax.vmap(update, in_axes=(axes, 0))
         size = min(lanes, max(_LEAST, lanes // _SHARE))
-        rank = _running_count(needed)
+        rank = running_count(needed)
         count = rank[-1]
 
         def batch(carry: Any) -> Any:
             done, state = carry
             # What fills up the last batch points past the end and is dropped.
-            lane = _first_at_least(rank, done + 1 + jnp.arange(size, dtype=jnp.int32))
+            lane = first_at_least(rank, done + 1 + jnp.arange(size, dtype=jnp.int32))
 
             def take(leaf: Any) -> Any:
                 return jnp.take(leaf, lane, axis=0, mode="clip")
@@ -75,17 +75,17 @@ def rare(
     return call(needed, constants, state)
 
 
-def _running_count(flags: Bool[Array, " lanes"]) -> Int[Array, " lanes"]:
-    """How many flags are set up to each lane: sums by matrix products, exact and far faster than a scan."""
-    (lanes,) = flags.shape
+def running_count(counts: Bool[Array, " lanes"] | Int[Array, " lanes"]) -> Int[Array, " lanes"]:
+    """Sums of counts up to each lane by matrix products: exact below 2^24 and far faster than a scan."""
+    (lanes,) = counts.shape
     rows = -(-lanes // _ROW)
-    ones = jnp.pad(flags, (0, rows * _ROW - lanes)).astype(jnp.float32).reshape(rows, _ROW)
+    ones = jnp.pad(counts, (0, rows * _ROW - lanes)).astype(jnp.float32).reshape(rows, _ROW)
     along = ones @ np.triu(np.ones((_ROW, _ROW), np.float32))
     before = along[:, -1] @ np.triu(np.ones((rows, rows), np.float32), 1)
     return (along + before[:, None]).reshape(-1)[:lanes].astype(jnp.int32)
 
 
-def _first_at_least(rank: Int[Array, " lanes"], wanted: Int[Array, " places"]) -> Int[Array, " places"]:
+def first_at_least(rank: Int[Array, " lanes"], wanted: Int[Array, " places"]) -> Int[Array, " places"]:
     """The first lane whose rank reaches what is wanted, or the number of lanes: a binary search."""
     (lanes,) = rank.shape
     found = jnp.zeros_like(wanted)

@@ -42,3 +42,10 @@ def total(terms: Float[Array, "*rest groups"]) -> Float[Array, "*rest"]:
             added = added + terms[..., part * size : (part + 1) * size]
         terms = added
     return terms[..., 0]
+
+
+def halving_total(terms: Float[Array, "*rest power_of_two"]) -> Float[Array, "*rest"]:
+    """As `total`, for a short last axis: both halves of it are added until one term is left."""
+    while (left := terms.shape[-1] // 2) > 0:
+        terms = terms[..., :left] + terms[..., left:]
+    return terms[..., 0]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from ._fields import Real, count
 from ._hard import decisive
+from ._packed import Packed
 from ._rare import rare
 from ._streams import Draws, Noise
 from ._sums import short_total
@@ -22,9 +23,9 @@ from .breaker import AbstractBreaker, NoBreaker
 from .impact import AbstractImpact
 from .margin import AbstractMargin
 from .market import AbstractMarket, Shock
-from .oracle import AbstractOracle
+from .oracle import AbstractOracle, Spot
 from .positions.base import AbstractPositions, Limits
-from .waterfall import Closing, Waterfall
+from .waterfall import Closing, Payment, Waterfall
 
 
 class AbstractClearing(eqx.Module):
@@ -79,22 +80,36 @@ def _same(old: Any, new: Any) -> Bool[Array, ""]:
 
 
 class Totals(NamedTuple):
-    """Running sums and extremes of one path; who paid is kept by the waterfall. USD unless said otherwise."""
+    """Running sums of the liquidations of one path. USD unless said otherwise."""
 
-    bad_debt: Any  # deficits of closed groups, before the waterfall
-    forced_notional: Any
-    opened: Any  # initial notional of what was closed
-    fee: Any
-    deposit: Any
-    adl_notional: Any
-    halted_time: Any  # years, mean over assets
-    peak_notional: Any  # largest forced notional of one step
-    market_low: Any  # lowest log price of asset 0
-    market_high: Any
-    news_low: Any  # lowest log price of asset 0 had nobody been sold by force
-    news_high: Any
-    unsettled: Any  # steps whose cascade had not stopped after the last round
-    broken: Any  # steps with a price that is not finite
+    bad_debt: Float[Array, ""]  # deficits of closed groups, before the waterfall
+    forced_notional: Float[Array, ""]
+    opened: Float[Array, ""]  # initial notional of what was closed
+    fee: Float[Array, ""]
+    deposit: Float[Array, ""]
+    adl_notional: Float[Array, ""]
+    peak_notional: Float[Array, ""]  # largest forced notional of one step
+    unsettled: Float[Array, ""]  # steps whose cascade had not stopped after the last round
+
+
+class Ledger(NamedTuple):
+    """What a liquidation adds to and no later step looks at."""
+
+    maker_units: Float[Array, " assets"]  # counterparty of all forced flow
+    maker_money: Float[Array, ""]
+    totals: Totals
+    paid: Payment
+
+
+class Seen(NamedTuple):
+    """Extremes and times of one path."""
+
+    halted_time: Float[Array, ""]  # years, mean over assets
+    market_low: Float[Array, ""]  # lowest log price of asset 0
+    market_high: Float[Array, ""]
+    news_low: Float[Array, ""]  # lowest log price of asset 0 had nobody been sold by force
+    news_high: Float[Array, ""]
+    broken: Float[Array, ""]  # steps with a price that is not finite
 
 
 class Flow(NamedTuple):
@@ -116,9 +131,7 @@ class Books(NamedTuple):
     impact: Any
     positions: Any
     waterfall: Any
-    maker_units: Float[Array, " assets"]  # counterparty of all forced flow
-    maker_money: Float[Array, ""]
-    totals: Totals
+    ledger: Packed  # of a `Ledger`
     volume: Float[Array, " assets"]  # of this step
     notional: Float[Array, ""]
     deficit: Float[Array, ""]
@@ -133,6 +146,7 @@ class State(NamedTuple):
     breaker: Any
     path: Float[Array, " assets"]  # log price of the market law
     books: Books
+    seen: Seen
 
 
 class _Venue(NamedTuple):
@@ -141,6 +155,7 @@ class _Venue(NamedTuple):
     shock: Shock
     path: Float[Array, " assets"]
     oracle: Any
+    mark: Float[Array, " assets"]
     level: Float[Array, " assets"]
     limits: Limits | None
     auction: Bool[Array, " assets"]
@@ -175,14 +190,13 @@ class Cascade(eqx.Module):
         assets = self.positions.price.shape[0]
         at_start, zero = jnp.zeros(assets, dtype), jnp.zeros((), dtype)
         positions = self.positions.init(dtype)
-        totals = Totals(*(jnp.zeros((), dtype) for _ in Totals._fields))
+        totals, seen = Totals(*([zero] * len(Totals._fields))), Seen(*([zero] * len(Seen._fields)))
+        ledger = Ledger(-self.positions.holdings(positions), zero, totals, self.waterfall.unpaid(assets, dtype))
         books = Books(
             impact=self.impact.init(assets, dtype),
             positions=positions,
             waterfall=self.waterfall.init(assets, dtype),
-            maker_units=-self.positions.holdings(positions),
-            maker_money=zero,
-            totals=totals,
+            ledger=Packed.of(ledger),
             volume=at_start,
             notional=zero,
             deficit=zero,
@@ -194,6 +208,7 @@ class Cascade(eqx.Module):
             self.breaker.init(at_start),
             at_start,
             books,
+            seen,
         )
 
     def price(self, path: Float[Array, " assets"], impact: Any) -> Float[Array, " assets"]:
@@ -216,7 +231,7 @@ class Cascade(eqx.Module):
         margin = self.margin.update(state.margin, shock.log_return, dt)  # 4 margin requirement
         gate = self.breaker.gate(state.breaker, before, dt)  # 6 open, halted, throttled
         limits = None if isinstance(self.breaker, NoBreaker) else self._limits(gate, impact, before)
-        venue = _Venue(shock, path, state.oracle, self.margin.level(margin), limits, gate.auction, dt)
+        venue = _Venue(shock, path, state.oracle, mark, self.margin.level(margin), limits, gate.auction, dt)
 
         nothing = jnp.zeros_like(dt)
         books = books._replace(impact=impact, volume=jnp.zeros_like(path), notional=nothing, deficit=nothing)
@@ -230,9 +245,9 @@ class Cascade(eqx.Module):
         mark, oracle = self.oracle.read(state.oracle, after, dt)
         breaker = self.breaker.update(state.breaker, before, after, jnp.abs(books.volume), dt)
         halted = ~gate.open
-        books = books._replace(totals=_observe(books.totals, news, after, halted, dt))  # 9 accounts of money
+        seen = _observe(state.seen, news, after, halted, dt)
         flow = Flow(after, news, mark, books.volume, books.notional, books.deficit, books.waterfall.fund, halted)
-        return State(market, oracle, margin, breaker, path, books), flow
+        return State(market, oracle, margin, breaker, path, books, seen), flow
 
     def _limits(self, gate: Any, impact: Any, before: Float[Array, " assets"]) -> Limits:
         """Turns the venue's price levels into volumes; a price already beyond a level lets nothing execute."""
@@ -250,7 +265,7 @@ class Cascade(eqx.Module):
     def _liquidate(self, venue: _Venue, books: Books) -> Books:
         """Stages 3 to 8 for a path that has something to close."""
         positions, impact, p0 = self.positions, books.impact, self.positions.price
-        unwound, fund = self._unwind(books, venue)
+        unwound, waterfall = self._unwind(books, venue)
 
         def round_(order: Any) -> Any:
             volume, _ = positions.volume(books.positions, order, venue.limits)
@@ -258,7 +273,10 @@ class Cascade(eqx.Module):
             mark, _ = self.oracle.read(venue.oracle, price, venue.dt)
             return positions.breached(books.positions, order, mark, venue.level)
 
-        order, settled = self.clearing.resolve(positions.standing(books.positions), round_)
+        # Without a breaker no order waits, and a sale moves the price the market sees away from the other side.
+        alone = venue.limits is None and isinstance(self.oracle, Spot)
+        standing = positions.standing(books.positions, venue.mark if alone else None)
+        order, settled = self.clearing.resolve(standing, round_)
         forced, executed = positions.volume(books.positions, order, venue.limits)
         volume = forced + unwound
         pushed = self.impact.push(impact, volume)
@@ -269,30 +287,33 @@ class Cascade(eqx.Module):
         held, closing = positions.settle(books.positions, order, executed, fill, venue.shock.crash, venue.dt)
         # Whether a step is recorded must not decide which products the compiler fuses into the sums below.
         closing = jax.lax.optimization_barrier(closing)
-        fund = self._take_over(fund, closing, unwound, p0 * jnp.exp(fill), p0 * jnp.exp(after))
+        waterfall = self._take_over(waterfall, closing, unwound, p0 * jnp.exp(fill), p0 * jnp.exp(after))
         profit, wealth = positions.profit(held, after), positions.equity(held, after)
-        waterfall, payment = self.waterfall.settle(fund, closing, profit, p0 * jnp.exp(after), wealth)
+        waterfall, payment = self.waterfall.settle(waterfall, closing, profit, p0 * jnp.exp(after), wealth)
         open_units = positions.holdings(held)
         held = positions.deleverage(held, payment.adl, payment.adl_contracts, after)
         closed = open_units - positions.holdings(held)  # contracts of winners closed against the counterparty
         paid_for = short_total(p0 * (volume * jnp.expm1(fill) + closed * jnp.expm1(after)))
-        totals = books.totals
+        entry = Ledger(
+            maker_units=volume + closed,
+            maker_money=-paid_for,
+            totals=Totals(
+                bad_debt=closing.deficit,
+                forced_notional=closing.notional,
+                opened=closing.opened,
+                fee=closing.fee,
+                deposit=closing.deposit,
+                adl_notional=short_total(payment.adl_contracts * (p0 * jnp.exp(after))[None, :]),
+                peak_notional=closing.notional,
+                unsettled=jnp.where(settled, 0.0, 1.0).astype(paid_for.dtype),
+            ),
+            paid=payment,
+        )
         return Books(
             impact=pushed,
             positions=held,
             waterfall=waterfall,
-            maker_units=books.maker_units + volume + closed,
-            maker_money=books.maker_money - paid_for,
-            totals=totals._replace(
-                bad_debt=totals.bad_debt + closing.deficit,
-                forced_notional=totals.forced_notional + closing.notional,
-                opened=totals.opened + closing.opened,
-                fee=totals.fee + closing.fee,
-                deposit=totals.deposit + closing.deposit,
-                adl_notional=totals.adl_notional + short_total(payment.adl_contracts * (p0 * jnp.exp(after))[None, :]),
-                peak_notional=jnp.maximum(totals.peak_notional, closing.notional),
-                unsettled=totals.unsettled + jnp.where(settled, 0.0, 1.0),
-            ),
+            ledger=_booked(books.ledger, entry),
             volume=volume,
             notional=closing.notional,
             deficit=closing.deficit,
@@ -322,12 +343,20 @@ class Cascade(eqx.Module):
         return state._replace(backstop=inventory)
 
 
-def _observe(totals: Totals, news: Any, after: Any, halted: Any, dt: Any) -> Totals:
-    return totals._replace(
-        halted_time=totals.halted_time + dt * short_total(jnp.where(halted, 1.0, 0.0).astype(dt.dtype)) / halted.size,
-        market_low=jnp.minimum(totals.market_low, after[0]),
-        market_high=jnp.maximum(totals.market_high, after[0]),
-        news_low=jnp.minimum(totals.news_low, news[0]),
-        news_high=jnp.maximum(totals.news_high, news[0]),
-        broken=totals.broken + jnp.where(jnp.all(jnp.isfinite(after)), 0.0, 1.0),
+def _booked(ledger: Packed, entry: Ledger) -> Packed:
+    """The ledger after one more entry: sums, and the largest notional of a step."""
+    old = ledger.tree
+    new = jax.tree.map(jnp.add, old, entry)
+    peak = jnp.maximum(old.totals.peak_notional, entry.totals.peak_notional)
+    return Packed.of(new._replace(totals=new.totals._replace(peak_notional=peak)))
+
+
+def _observe(seen: Seen, news: Any, after: Any, halted: Any, dt: Any) -> Seen:
+    return Seen(
+        halted_time=seen.halted_time + dt * short_total(jnp.where(halted, 1.0, 0.0).astype(dt.dtype)) / halted.size,
+        market_low=jnp.minimum(seen.market_low, after[0]),
+        market_high=jnp.maximum(seen.market_high, after[0]),
+        news_low=jnp.minimum(seen.news_low, news[0]),
+        news_high=jnp.maximum(seen.news_high, news[0]),
+        broken=seen.broken + jnp.where(jnp.all(jnp.isfinite(after)), 0.0, 1.0),
     )

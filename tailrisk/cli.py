@@ -183,19 +183,24 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     "--out", type=click.Path(path_type=Path), help="Folder of the policy; default policies/<name of the config>."
 )
 def tune(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
-    """Find the cheapest policy that meets its limits, with a certificate: policy.toml, table and figure."""
-    from .figures import draw_certificate, format_policy
+    """Find the cheapest policy that meets its limits, with a certificate: policy.toml, report.md and figures."""
+    from .figures import draw_certificate, draw_front, format_policy
     from .figures.style import save
+    from .study import policy_file
     from .study import tune as tuning
-    from .study.folder import fresh_name
+    from .study.folder import fresh_name, read_json, write_text
 
     table, study, wanted = tuning.load(config, overrides)
     out = fresh_name(Path("policies") / config.stem) if out is None else out
     outcome = tuning.execute(table, wanted, lambda text: click.echo(text, err=True))
-    tuning.write(out, study, outcome)
-    found = tuning.as_json(outcome)
+    policy_file.write(out, study, outcome)
+    found = read_json(out / "policy.json")
     save(draw_certificate(found), out / "figures", "certificate")
-    click.echo(format_policy(found))
+    if found["front"]:
+        save(draw_front(found), out / "figures", "front")
+    text = format_policy(found)
+    write_text(out / "report.md", text + "\n")
+    click.echo(text)
     click.echo(f"folder: {out}; run it with: tailrisk run {out / 'policy.toml'}")
     sys.exit(0 if outcome.certified else CHECK_FAILED)
 
@@ -235,6 +240,56 @@ def report(folder: Path) -> None:
 
 
 @main.command()
+@click.argument("name")
+@click.option("--smoke/--full", help="A quick run of the same checks, or that of the publication (default).")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Of all random numbers.")
+@click.option("--precision", type=click.Choice(["f32", "f64"]), default="f64", show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), help="Where to run; default what JAX finds first.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("figures"), show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), help="Folder of data files.")
+@click.option("--experiments", type=click.Path(path_type=Path), default=Path("experiments"), show_default=True)
+@click.option("--redraw", is_flag=True, help="Draw again from the table of points in --out, without simulating.")
+def figure(
+    name: str,
+    smoke: bool,
+    seed: int,
+    precision: str,
+    device: str | None,
+    out: Path,
+    data: Path,
+    experiments: Path,
+    redraw: bool,
+) -> None:
+    """Reproduce a published figure (NAME, all or list): PDF, PNG, table of points, manifest; its checks decide the status."""
+    from .figures import published as drawn
+    from .study import published
+
+    known = published.names(experiments)
+    chosen = [published.find(one, experiments) for one in (known if name in ("all", "list") else [name])]
+    if name == "list":
+        for one in chosen:
+            needs = ", ".join(file.path for file in one.data) or "no data"
+            click.echo(
+                f"{one.name:<18}{one.question}\n{'':18}needs {needs}; smoke {one.cost(True)}, full {one.cost(False)}"
+            )
+        return
+    published.choose_device(device, precision)
+    found = []
+    for one in chosen:
+
+        def told(text: str, name: str = one.name) -> None:
+            click.echo(f"{name}: {text}", err=True)
+
+        setting = published.Setting(seed, published.PRECISIONS[precision], data, told)
+        verdict = drawn.redraw(one, out) if redraw else drawn.publish(one, out, setting, smoke=smoke)
+        click.echo(verdict.line())
+        for miss in verdict.misses():
+            click.echo(miss, err=True)
+        found.append(drawn.EXIT[verdict.status])
+    sys.exit(CHECK_FAILED if CHECK_FAILED in found else max(found))
+
+
+@main.command()
 def doctor() -> None:
     """Devices, versions, precision and memory: what would run where."""
     import platform
@@ -261,10 +316,10 @@ def doctor() -> None:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
-@click.option("--repeats", default=5, help="Timings of each program, in turn.")
+@click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy`.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
 def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
-    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and accuracy by name: gradients."""
+    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and by name: gradients, policy."""
     from .bench import run_bench
 
     sys.exit(run_bench(name, paths, repeats, out))

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ._fields import InputError, Real, cast, count, duration, flag, problems, real
@@ -144,8 +145,11 @@ class Scenario(eqx.Module):
             raise InputError(wrong[0])
         return self.assemble(dtype, draw, check=True)
 
-    def assemble(self, dtype: Any, draw: int = 0, check: bool = False) -> "VenueSystem":
-        """As `build`, but the values were checked before and may be traced, as far as the book and the kernel allow it."""
+    def assemble(self, dtype: Any, draw: int = 0, check: bool = False, positions: Book | None = None) -> "VenueSystem":
+        """As `build`, but the values were checked before and may be traced, as far as the book and the kernel allow it.
+
+        `positions` take the place of those that the book would draw; their weights may be traced on a smooth ladder.
+        """
         if isinstance(self.positions, Accounts) and self.liquidation.backstopped and self.waterfall.backstop is None:
             raise InputError(
                 f'liquidation.kind = "{type(self.liquidation).__name__}" hands groups to a backstop; give waterfall.backstop'
@@ -157,7 +161,7 @@ class Scenario(eqx.Module):
                 f'price: {price.size} price(s), but market.kind = "{type(self.market).__name__}" has {market.assets} '
                 "asset(s); give each asset one starting price"
             )
-        book = self.book.build(price, self.margin, draw)
+        book = self.book.build(price, self.margin, draw) if positions is None else positions
         wrong = list(problems(book, "book")) if check else []
         if wrong:
             raise InputError(wrong[0])
@@ -167,7 +171,8 @@ class Scenario(eqx.Module):
                 f'book.kind = "{type(self.book).__name__}" has positions in {held} asset(s), price has {price.size}; '
                 'use book.kind = "CrossMixture" or "PositionTable"'
             )
-        gross = float((np.abs(book.quantity) @ price * book.weight).sum())
+        traced = isinstance(book.weight, Tracer)
+        gross = 1.0 if traced else float((np.abs(book.quantity) @ price * book.weight).sum())
         if not 0.0 < gross < float(np.finfo(dtype).max):
             raise InputError(
                 f"book: gross notional is {gross:g} USD, expected a number > 0 that {np.dtype(dtype)} holds"
@@ -217,8 +222,9 @@ class VenueSystem(AbstractSystem):
         or a slow liquidation cannot hide them behind the end of the run. Derivatives: see `Cascade`; that of an
         indicator (`fund_depleted`, `flag_unsettled`) is nan where a number it was decided by carries a tangent.
         """
-        cascade, books = self.cascade, state.books
-        positions, totals, p0 = cascade.positions, books.totals, cascade.positions.price
+        cascade, books, seen = self.cascade, state.books, state.seen
+        ledger, positions, p0 = books.ledger.tree, cascade.positions, cascade.positions.price
+        totals = ledger.totals
         log_price = cascade.price(state.path, books.impact)
         price, gross = p0 * jnp.exp(log_price), positions.gross()
         nothing = jnp.zeros_like(self.dt)
@@ -235,10 +241,10 @@ class VenueSystem(AbstractSystem):
         wealth = positions.equity(books.positions, log_price)
         profit = positions.profit(books.positions, log_price)
         waterfall, last = cascade.waterfall.settle(books.waterfall, closing, profit, price, wealth + open_deficit)
-        paid = waterfall.paid
+        paid = jax.tree.map(jnp.add, ledger.paid, last)
         # Everyone's money at the end against what they brought: traders, counterparty book, fund, capital and backstop.
         traders = wealth + open_deficit - short_total(last.adl) + paid.returned
-        maker = books.maker_money + short_total(books.maker_units * p0 * jnp.expm1(log_price))
+        maker = ledger.maker_money + short_total(ledger.maker_units * p0 * jnp.expm1(log_price))
         venue = cascade.waterfall.wealth(waterfall, price) - paid.socialized - paid.venue + paid.fees_out
         start = positions.equity(positions.init(self.dtype), jnp.zeros_like(log_price))
         brought = start + cascade.waterfall.wealth(cascade.waterfall.init(price.shape[0], self.dtype), price)
@@ -262,13 +268,13 @@ class VenueSystem(AbstractSystem):
             "adl_contracts": short_total(paid.adl_contracts),
             "socialized_loss": paid.socialized,
             "residual_loss": paid.venue,
-            "halted_time": totals.halted_time,
-            "market_fall": -totals.market_low,
-            "market_rise": totals.market_high,
-            "news_fall": -totals.news_low,
-            "news_rise": totals.news_high,
+            "halted_time": seen.halted_time,
+            "market_fall": -seen.market_low,
+            "market_rise": seen.market_high,
+            "news_fall": -seen.news_low,
+            "news_rise": seen.news_high,
             "final_log_price": log_price[0],
             "ledger_residual": (traders + maker + venue - brought - totals.deposit) / gross,
             "flag_unsettled": indicator(totals.unsettled, positions.standing(books.positions)),
-            "flag_broken": totals.broken,
+            "flag_broken": seen.broken,
         }

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from . import _streams
 from ._streams import Draws, Noise
 
+CACHED = 4_096  # paths at a time on a CPU: the state of more does not stay in a core's cache
 LANES = 64  # compiled batches are whole multiples of this, so that the last chunk runs the same program
 
 
@@ -50,11 +51,15 @@ class AbstractSystem(eqx.Module):
 def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool = False) -> tuple[PyTree, PyTree]:
     """Runs one path; `draw(step)` gives the noise. Returns the last state and, if recorded, what each step showed."""
 
-    def body(state: PyTree, step: Any) -> tuple[PyTree, PyTree]:
-        state, shown = system.step(state, draw(step))
-        return state, shown if record else None
+    # The noise of a step is drawn in the step before and carried, or the compiler fuses the generator into every use of it.
+    def body(carry: PyTree, step: Any) -> tuple[PyTree, PyTree]:
+        state, noise = carry
+        state, shown = system.step(state, noise)
+        return (state, draw(step + 1)), shown if record else None
 
-    return jax.lax.scan(body, system.init(), jnp.arange(system.steps, dtype=jnp.uint32))
+    begin = system.init(), draw(jnp.uint32(0))
+    (state, _), shown = jax.lax.scan(body, begin, jnp.arange(system.steps, dtype=jnp.uint32))
+    return state, shown
 
 
 # jaxlib 0.10.2 on CPUs reads the wrong rows in fused sums over a short axis of many lanes (jax issue 39103), so the fusion
@@ -66,8 +71,13 @@ entry_point: Any = partial(eqx.filter_jit, compiler_options=_OPTIONS)  # pyright
 """The `jit` of every program that runs paths."""
 
 
-def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -> tuple[PyTree, PyTree]:
-    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced."""
+def batch(
+    system: AbstractSystem, keys: Any, paths: Any, record: bool = False, steps_first: bool = False
+) -> tuple[PyTree, PyTree]:
+    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced.
+
+    What steps showed is by path and step or, as it is made and without a copy, by step and path.
+    """
 
     def one(path: Any) -> tuple[PyTree, PyTree]:
         def draw(step: Any) -> Noise:
@@ -76,25 +86,43 @@ def batch(system: AbstractSystem, keys: Any, paths: Any, record: bool = False) -
         state, shown = rollout(system, draw, record)
         return system.outcome(state), shown
 
-    return jax.vmap(one)(paths)
+    return jax.vmap(one, out_axes=(0, int(steps_first)))(paths)
+
+
+def until(
+    system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any, stop: Callable[[PyTree], Any]
+) -> tuple[PyTree, Any, Any]:
+    """Paths that go on from given states with their own noise of the steps `since` and later until `stop(state)` holds,
+    to be traced: their last states, whether they were stopped, and the step from which they would go on.
+
+    No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
+    """
+
+    def advance(step: Any, carried: tuple[PyTree, Any, Any]) -> tuple[PyTree, Any, Any]:
+        def one(path: Any, state: PyTree, since: Any, stopped: Any, after: Any) -> tuple[PyTree, Any, Any]:
+            new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
+            moves = (step >= since) & ~stopped
+            state = jax.tree.map(lambda old, now: jnp.where(moves, now, old), state, new)
+            return state, stopped | (moves & stop(state)), jnp.where(moves, step + jnp.uint32(1), after)
+
+        states, stopped, after = carried
+        return jax.vmap(one)(paths, states, since, stopped, after)
+
+    start = (states, jax.vmap(stop)(states), since)
+    return jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, start)
 
 
 def resume(
     system: AbstractSystem, keys: Any, paths: Any, states: PyTree, since: Any
 ) -> dict[str, Float[Array, " lanes"]]:
-    """Outcomes of paths that go on from given states with their own noise of the steps `since` and later, to be traced.
+    """Outcomes of paths that go on to the end from given states; see `until`."""
+    states, _, _ = until(system, keys, paths, states, since, lambda state: jnp.zeros((), bool))
+    return jax.vmap(system.outcome)(states)
 
-    No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
-    """
 
-    def advance(step: Any, states: PyTree) -> PyTree:
-        def one(path: Any, state: PyTree, since: Any) -> PyTree:
-            new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
-            return jax.tree.map(lambda old, now: jnp.where(step >= since, now, old), state, new)
-
-        return jax.vmap(one)(paths, states, since)
-
-    return jax.vmap(system.outcome)(jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, states))
+def starts(system: AbstractSystem, lanes: int) -> PyTree:
+    """The state before the first step, once for every lane."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *jnp.shape(leaf))), system.init())
 
 
 _chunk = entry_point(batch)
@@ -137,15 +165,17 @@ def simulate(
     """Outcomes of the paths `first` to `first + paths - 1`, each an array over paths.
 
     `keys` are those of another source of noise than `seed`. `chunk` bounds memory and changes no number; `progress`
-    sees the outcomes of every chunk in order. On a CPU as many chunks run at a time as there are cores, because one
-    chunk's small kernels cannot keep several busy.
+    sees the outcomes of every chunk in order. On a CPU a chunk is at most `CACHED` paths, and as many run at a time as
+    there are cores, because one chunk's small kernels cannot keep several busy.
     """
     if paths < 1 or chunk < 1:
         raise ValueError(f"paths = {paths}, chunk = {chunk}: expected at least 1")
+    on_cpu = jax.default_backend() == "cpu"
+    chunk = min(chunk, CACHED) if on_cpu else chunk
     lanes = LANES * -(-min(chunk, paths) // LANES)
     last = first + paths
     blocks = [np.arange(start, min(start + chunk, last), dtype=np.int64) for start in range(first, last, chunk)]
-    pool = ThreadPoolExecutor((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1)
+    pool = ThreadPoolExecutor((os.cpu_count() or 1) if on_cpu else 1)
     parts = []
     try:
         for result, _ in pool.map(lambda numbers: outcomes(system, seed, numbers, lanes=lanes, keys=keys), blocks):

@@ -84,3 +84,32 @@ def two_steps_with_breaker(q, debt, m, sigma, impact, band):
     by_band = density(-band) * quad(lambda x: density(x) * loss(x - band), breach, breach + band, epsabs=1e-14)[0]
     h = 1e-5
     return {"value": value(m), "maintenance": (value(m + h) - value(m - h)) / (2 * h), "band": by_band}
+
+
+def two_steps_beyond(v, q, debt, m, sigma, impact):
+    """One account (margin 7 %), two steps, no breaker: P(L > v) for v above the loss at the threshold.
+
+    And its derivatives in maintenance, initial shift, impact and v.
+    """
+    breach, k = np.log(debt / (1.0 - m)), impact * q
+    c = np.log(debt - v / q) + k  # the level at which the loss is v
+    assert c < breach
+
+    def density(x):
+        return norm.pdf(x, 0.0, sigma)
+
+    # what two normal steps from above the threshold to c have in common is normal around c / 2
+    def later(x):
+        return norm.sf(breach, 0.5 * x, sigma / np.sqrt(2.0)) * norm.pdf(x, 0.0, sigma * np.sqrt(2.0))
+
+    by_level = density(c) + later(c)
+    by_breach = -density(breach) * norm.cdf((c - breach) / sigma)
+    value = norm.cdf(c / sigma) + quad(later, -np.inf, c, epsabs=1e-14)[0]
+    by_debt = by_level * debt / (debt - v / q) + by_breach
+    return {
+        "value": value,
+        "maintenance": by_breach / (1.0 - m),
+        "initial_shift": -by_debt / (1.0 - 0.07),
+        "impact": by_level * q,
+        "v": -by_level / (q * debt - v),
+    }

@@ -5,7 +5,7 @@ import pytest
 from test_gradients_branch import LADDER, TRUTH, close
 
 from tailrisk._fields import InputError
-from tailrisk.gradients import Ladder, LadderWalk, auto, controls, reference_book
+from tailrisk.gradients import FundExhausted, Ladder, LadderWalk, TailExcess, auto, controls, reference_book
 from tailrisk.gradients import estimate as automatic
 from tailrisk.simulate import simulate
 
@@ -21,8 +21,10 @@ NAMES = ("maintenance", "initial_shift", "impact")
         (LADDER.replace("band", 0.04), "maintenance", "branch", "few large accounts"),
         (MANY.replace("band", 0.04), "maintenance", "differences", "active breaker; many small"),
         (MANY.replace("band", 0.04), "band", "branch", "band of a breaker"),
-        (LADDER, "initial_shift", "branch", "worth 8.76"),
-        (MANY, "impact", "differences", "many small accounts"),
+        (LADDER, "initial_shift", "residual", "no active breaker"),
+        (LADDER.replace("band", 0.04), "initial_shift", "branch", "worth 8.76"),
+        (MANY, "impact", "branch", "moves thresholds apart"),
+        (MANY.replace("band", 0.04), "impact", "differences", "many small accounts"),
         (MANY, "law.drift", "score", "law of the noise"),
         (MANY, "law.deviation", "differences", "too noisy"),
         (MANY, "fee", "differences", "few general parameters"),
@@ -34,10 +36,26 @@ def test_choice(ladder, parameter, method, reason):
     assert reason in why
 
 
-@pytest.mark.parametrize("parameter", ["halt", "book.quantity", "nothing"])
-def test_no_choice(parameter):
-    with pytest.raises(InputError, match="compare simulations"):
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("halt", "'halt' is a whole number"),
+        ("steps", "'steps' is a whole number"),
+        ("book.quantity", "use the quadrature"),
+        ("nothing", "expected one of maintenance"),
+    ],
+)
+def test_no_choice(parameter, message):
+    with pytest.raises(InputError, match=message):
         auto.choose(LADDER, parameter)
+
+
+def test_a_functional_that_jumps_has_few_ways():
+    for parameter, method in (("maintenance", "differences"), ("law.drift", "score"), ("band", "differences")):
+        chosen, reason = auto.choose(LADDER, parameter, FundExhausted())
+        assert chosen == method
+        assert reason
+    assert auto.choose(LADDER, "maintenance", TailExcess(1e-3))[0] == "shift"
 
 
 def test_equal_accounts_are_worth_their_number():
@@ -47,15 +65,16 @@ def test_equal_accounts_are_worth_their_number():
 
 
 def test_each_parameter_has_its_record():
-    names = ("initial_shift", "maintenance", "impact")
+    names = ("initial_shift", "maintenance", "law.drift", "impact")
     found = automatic(LADDER, names, seed=3, paths=64 * 1024)
     assert tuple(found) == names
-    assert [found[name].method for name in names] == ["boundary branching", "absorbed shift", "boundary branching"]
-    for name, relative in zip(names, (0.08, 0.1, 0.04), strict=True):
+    assert [found[name].method for name in names] == 4 * ["boundary branching"]
+    assert "on the paths of the branches" in found["maintenance"].reason
+    for name, relative in zip(names, (0.08, 0.05, 0.08, 0.04), strict=True):
         record = found[name]
         close(record, TRUTH[name], relative)
         assert record.parameters == (name,)
-        assert record.reason == auto.choose(LADDER, name)[1]
+        assert record.reason.startswith(auto.choose(LADDER, name)[1])
         assert record.bias.tolist() == [0.0]
 
 

@@ -8,9 +8,19 @@ import pytest
 from closed_forms import one_account, small, two_accounts, two_accounts_apart, two_steps_with_breaker
 
 from tailrisk._fields import InputError
-from tailrisk.gradients import Ladder, LadderWalk, WalkLaw, branch, differences, importance, oracle, reference_book
-from tailrisk.gradients import record as records
-from tailrisk.gradients.proposal import Proposal
+from tailrisk.gradients import (
+    Ladder,
+    LadderWalk,
+    WalkLaw,
+    branch,
+    hindsight,
+    importance,
+    oracle,
+    pool,
+    reference_book,
+)
+from tailrisk.gradients import proposal as proposals
+from tailrisk.gradients.proposal import Proposal, clears_to, stakes
 from tailrisk.simulate import outcomes
 
 LAW = WalkLaw(deviation=0.015, jump_probability=0.002, sampling_probability=0.02)
@@ -18,7 +28,12 @@ LADDER = Ladder(reference_book(12, 3), LAW, steps=6)
 RUN = {"paths": 64 * 1024, "batches": 64, "pilot_paths": 8 * 1024}
 SMALL = {"paths": 64 * 256, "batches": 64, "pilot_paths": 2 * 256, "chunk": 256}
 NAMES = ("maintenance", "initial_shift", "impact")
-TRUTH = {"maintenance": -9.107287e-3, "initial_shift": -5.130104e-3, "impact": 3.883571e-3}  # quadrature, see below
+TRUTH = {
+    "maintenance": -9.107287e-3,
+    "initial_shift": -5.130104e-3,
+    "impact": 3.883571e-3,
+    "law.drift": -2.6045172e-2,
+}  # quadrature, see below
 
 
 def close(found, truth, relative, i=0):
@@ -84,7 +99,7 @@ def test_selection_gives_every_step_its_share():
     mass[3], mass[:, 2] = 0.05, 0.05
     total, scales, repeats = np.zeros((5, 16)), np.zeros((5, 16)), 20_000
     for uniform in (np.arange(repeats) + 0.5) / repeats:
-        step, row, scale = branch.select(mass, uniform)
+        step, row, scale = branch.select(mass.T, 16, uniform)
         assert (np.diff(step) >= 0).all()
         np.add.at(total, (step, row), scale / repeats)
         scales[step, row] = scale
@@ -93,41 +108,105 @@ def test_selection_gives_every_step_its_share():
     assert (np.abs(total - 1.0) < 5e-3).mean() > 0.5
 
 
-def test_steps_to_the_next_jump():
-    jump = np.array([[0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]], bool)
-    lag = importance.next_jump(jump)
-    np.testing.assert_array_equal(lag[0, :4], [1, 3, 2, 1])
-    assert (lag[0, 4:] >= importance.NEVER).all()
-    assert (lag[1] >= importance.NEVER).all()
+def test_depth_of_the_first_return():
+    positions = np.random.default_rng(0).normal(0.0, 1.0, (64, 9)).cumsum(axis=1)
+    wanted = [[next((x - y for y in row[i + 1 :] if y < x), 0.0) for i, x in enumerate(row)] for row in positions]
+    np.testing.assert_allclose(np.asarray(hindsight.first_depth(jnp.asarray(positions.T))).T, wanted, rtol=1e-12)
+    assert 0.1 < np.mean(np.array(wanted) == 0.0) < 0.9
 
 
-def test_cells_tell_steps_apart():
-    """Each of lag, mass and level has bins of its own, and together they fill the table."""
-    start = importance.flat(np.array([-0.2, -0.1]))
-    lag, mass, level = np.meshgrid(
-        [1, 2, 5, 9, 20, importance.NEVER], [1e-3, 0.05, 0.5, 5.0], np.linspace(-0.21, -0.09, 8)
+def test_deficit_is_that_of_the_return():
+    """Without impact it is how far below its liquidation price an account would be sold, less the cushion below that."""
+    walk = LadderWalk.build(LADDER.replace("impact", 0.0))
+    pool = branch.Branching(walk, (), seed=1, size=256, count=256, chunk=64).pool(0)
+    steps, _, deficit = (jax.tree.map(np.asarray, part) for part in pool.steps)
+    depth = np.asarray(hindsight.first_depth(jnp.asarray(steps.after)))
+    wanted = np.maximum(depth + np.log1p(-0.025), 0.1 * 0.015)
+    np.testing.assert_allclose(deficit, np.where(depth > 0.0, wanted, 0.1 * 0.015), atol=1e-7)
+    assert np.mean(deficit > 0.002) > 0.01
+
+
+def test_states_come_back_as_they_were():
+    """A pool keeps a part of its states; the rest is worked out, windows of the breaker too."""
+    walk = LadderWalk.build(LADDER.replace("band", 0.04))
+    shown = outcomes(walk, 1, np.arange(256), record=True)[1]
+    steps = branch.Branching(walk, (), seed=1, size=256, count=256, chunk=64).pool(0).steps[0]
+    for step in (1, 3, 5):
+        found = jax.vmap(lambda row, step=step: pool.restored(walk, steps, row, jnp.int32(step)))(jnp.arange(256))
+        for name in ("level", "sold", "bad_debt", "fund_income", "window", "window_sold", "halt", "halted"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(shown, name)[:, step - 1], err_msg=name)
+    highest = np.asarray(pool.highest(walk, steps))
+    np.testing.assert_array_equal(highest[1:], shown.window.max(axis=-1)[:, :-1].T)
+    assert (highest[0] == -np.inf).all()
+    assert (np.asarray(shown.halt) > 0).any()
+
+
+@pytest.mark.parametrize("band", [np.inf, 0.04], ids=["no-breaker", "breaker"])
+def test_draws_have_the_chances_that_they_say(band):
+    """1 / factor is chance over density: it adds up to that of all, and frequencies agree, from one state for each count."""
+    walk = LadderWalk.build(LADDER.replace("band", band))
+    proposal = Proposal.build(walk)
+    uniform = jnp.asarray((np.arange(4096) + 0.5) / 4096)
+
+    @eqx.filter_jit
+    def draws(walk, proposal, state):
+        margin = jax.vmap(lambda u: proposal.draw_margin(walk, state, jnp.asarray(0.01), u))(uniform)
+        trips = jax.vmap(lambda u: proposal.draw_trip(walk, state, u))(uniform) if walk.window else margin
+        return margin, trips
+
+    drawn = 0
+    for sold, level in ((0, -0.02), (2, -0.06), (5, -0.1)):
+        state = walk.init()._replace(sold=jnp.int32(sold), level=jnp.asarray(level))
+        if walk.window:
+            state = state._replace(window=jnp.full(walk.window, level + 0.01 - walk.clearing.fall[sold]))
+        for found in draws(walk, proposal, state)[: 2 if walk.window else 1]:
+            place, counts = np.unique(np.asarray(found.place), return_counts=True)
+            first = [int(np.argmax(np.asarray(found.place) == k)) for k in place]
+            factor, reached = np.asarray(found.factor)[first], np.asarray(found.level)[first]
+            chance = np.asarray(walk.density(jnp.asarray(reached - level))) / factor
+            assert (place >= sold).all()
+            np.testing.assert_allclose(counts / 4096, chance, atol=2.0 / 4096)
+            drawn += place.size
+    assert drawn > 15
+
+
+def test_counts_in_deficit():
+    """A jump to just below a threshold leaves in deficit whoever owes more than the price that clearing ends at."""
+    walk = LadderWalk.build(LADDER)
+    thresholds, debt, fall = (
+        np.asarray(x) for x in (walk.clearing.thresholds[:-1], walk.clearing.log_debt, walk.clearing.fall)
     )
-    grids = [x.reshape(8, -1) for x in (lag, mass, level)]
-    found = importance.cells(start, *grids)
-    np.testing.assert_array_equal(np.sort(found.reshape(-1)), np.arange(start.factor.size))
+    after = clears_to(thresholds)
+    short = np.maximum.accumulate([sum(debt[: after[k]] > x - fall[after[k]]) for k, x in enumerate(thresholds)])
+    np.testing.assert_array_equal(stakes(walk).short, short)
+    assert short[0] == 0 < short[-1]
+
+
+def test_cells_fill_their_tables():
+    edges = [np.append(np.array(x) - 0.5, x[-1] + 0.5) for x in (importance.DEFICITS, importance.DISTANCES, (1.0,))]
+    bins = [np.asarray(importance.bins(jnp.asarray(x), tuple(x[:-1] + 0.5))) for x in edges]
+    assert np.prod([x.size for x in bins]) == importance.CELLS[0]
+    for found in bins:
+        np.testing.assert_array_equal(found, np.arange(found.size))
 
 
 def test_factors_follow_what_branches_were_worth():
     """Root mean squares where there are many branches; the floor, not zero, where they were worth nothing."""
-    start = importance.flat(np.array([-0.2, -0.1]))
+    start = np.ones(120)
     cell = np.repeat([0, 40, 100], 10_000)
     worth = np.random.default_rng(0).normal(0.0, 1.0, cell.size) * np.repeat([4.0, 1.0, 0.0], 10_000)
-    factor = importance.learn(start, cell, worth).factor
+    factor = importance.learn(start, cell, worth)
     assert factor[0] == factor.max() == 1.0
     assert factor[40] == pytest.approx(0.25, rel=0.05)
     assert 0.0 < factor[100] < 0.15
     assert factor.min() > 0.0
-    nothing = importance.learn(start, cell, np.zeros(cell.size)).factor
-    np.testing.assert_array_equal(nothing, start.factor)
+    again = importance.learn(factor, cell, worth / factor[cell])  # what they are worth when drawn by the factors
+    np.testing.assert_allclose(again[[0, 40]], factor[[0, 40]], rtol=0.02)
+    np.testing.assert_array_equal(importance.learn(start, cell, np.zeros(cell.size)), start)
 
 
 def test_no_mass_no_branches():
-    assert not branch.select(np.zeros((4, 3)), 0.3)[2].any()
+    assert not branch.select(np.zeros((3, 4)), 4, 0.3)[2].any()
 
 
 def test_parting_point_is_the_last_that_is_real():
@@ -153,18 +232,20 @@ def test_parting_point_is_the_last_that_is_real():
 def test_at_stake_is_what_falls_at_once():
     walk = LadderWalk.build(LADDER)
     thresholds, sold = (np.asarray(x) for x in (walk.clearing.thresholds, walk.clearing.pressure))
-    wanted = []
+    wanted, least = [], np.inf
     for place, threshold in enumerate(thresholds[:-1]):
         after = next(k for k in range(place + 1, thresholds.size) if thresholds[k] <= threshold)
-        wanted.append(sold[after] - sold[place])
-    np.testing.assert_allclose(np.asarray(Proposal.build(walk).at_stake), wanted, rtol=1e-12)
+        wanted.append((sold[after] - sold[place]) * (threshold < least))
+        least = min(least, threshold)
+    np.testing.assert_allclose(np.asarray(Proposal.build(walk).quantity), wanted, rtol=1e-12)
     assert max(wanted) > np.diff(sold).max()  # some sale takes others with it
+    assert min(wanted) == 0.0  # and those are not met by themselves
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: branch.estimate(LADDER, ("law.drift",)), "move no threshold"),
+        (lambda: branch.estimate(LADDER, ("fee",)), "move no threshold"),
         (lambda: branch.estimate(LADDER, ("band",)), "no breaker whose band"),
         (lambda: branch.estimate(LADDER, paths=100, batches=3), "equal size"),
     ],
@@ -182,53 +263,21 @@ def test_truth():
         assert found.get(name) == pytest.approx(value, rel=2e-7)
 
 
-FEW = Ladder(reference_book(12, 3))
-LONG = {"paths": 64 * 8192, "batches": 64}
-
-
-@pytest.mark.slow
-def test_long_run_against_quadrature():
-    result, wanted = branch.estimate(FEW, NAMES, seed=20, **LONG), oracle.expected_bad_debt_and_gradient(FEW)[1]
-    for i, name in enumerate(NAMES):
-        close(result, wanted.get(name), 0.06, i)
-    assert result.accepted.all()
-
-
-@pytest.mark.slow
-def test_band_two_ways():
-    ladder, names = FEW.replace("band", 0.04), ("band", "maintenance")
-    one = branch.estimate(ladder, names, seed=21, **LONG)
-    other = differences.estimate(ladder, names, seed=22, certify=False, **LONG)
-    error = np.hypot(one.std_error, other.std_error)
-    assert (one.std_error < 0.1 * np.abs(one.estimate)).all()
-    assert (error < 0.25 * np.abs(one.estimate)).all()
-    assert (np.abs(one.estimate - other.estimate) < 3.0 * error).all()
-
-
-class Everything(LadderWalk):
-    """A walk that takes every account and every count of sales for a threshold that matters."""
-
-    def thresholds(self, state):
-        found = super().thresholds(state)
-        return found._replace(
-            margin_real=jnp.ones_like(found.margin_real), breaker_real=jnp.isfinite(found.breaker) & (state.halt >= 0)
-        )
-
-
-def spurious(ladder, names, **run):
-    batches = branch.run(Everything.build(ladder), names, seed=5, **run)
-    return records.gradient(batches, names, method="", reason="", bias=records.no_bias(names, ""))
+def all_alike(walk):
+    """Stakes as if every account mattered, those too that others take with them."""
+    found = stakes(walk)
+    return found._replace(quantity=np.maximum(found.quantity, found.quantity.mean()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("band", [np.inf, 0.05], ids=["no-breaker", "breaker"])
-def test_thresholds_that_do_not_matter_do_not_matter(band):
+def test_thresholds_that_do_not_matter_do_not_matter(band, monkeypatch):
     """Both sides of them are the same path, so they cost branches and no bias."""
     ladder = LADDER.replace("band", band)
     names = (*NAMES, "band")[: 4 if ladder.has_breaker else 3]
     plain = branch.estimate(ladder, names, seed=6, **RUN)
-    batches = branch.run(Everything.build(ladder), names, seed=5, chunk=1024, **RUN)
-    more = records.gradient(batches, names, method="", reason="", bias=records.no_bias(names, ""))
+    monkeypatch.setattr(proposals, "stakes", all_alike)
+    more = branch.estimate(ladder, names, seed=5, **RUN)
     error = np.hypot(plain.std_error, more.std_error)
     assert (error < 0.2 * np.abs(plain.estimate)).all()
     assert (np.abs(plain.estimate - more.estimate) < 4.0 * error).all()

@@ -6,7 +6,6 @@ from closed_forms import one_account, small, two_accounts, two_steps_with_breake
 
 from tailrisk._fields import InputError
 from tailrisk.gradients import (
-    BadDebt,
     Ladder,
     LadderWalk,
     TailExcess,
@@ -215,7 +214,7 @@ def test_chunks_do_not_matter(found):
 def batches_of(values, share=0.0, weight=None):
     values = np.asarray(values, float)[:, None]
     weights = np.ones(values.shape[0]) if weight is None else np.asarray(weight)
-    return records.Batches(values, weights, 1.0, np.array([share]), 64, 0.0)
+    return records.Batches(values, weights, 1.0, {}, np.array([share]), 64, 0.0)
 
 
 NORMAL = np.random.default_rng(0).normal(1.0, 1.0, 64)
@@ -271,60 +270,3 @@ def test_largest_step_is_the_largest():
     inside.checked()
     with pytest.raises(InputError):
         outside.checked()
-
-
-BASE = {"many": Ladder(reference_book(400, 0)), "few": Ladder(reference_book(12, 3))}
-LONG = {"paths": 128 * 16_384, "batches": 128}
-SLOW = {
-    "shift": shift.estimate,
-    "nine-fields": lambda ladder, **run: shift.estimate(ladder, fields=shift.NINE_FIELDS, **run),
-    "score": score.estimate,
-    "measure-valued": measure_valued.estimate,
-    "differences": differences.estimate,
-}
-
-
-@pytest.fixture(scope="module", params=BASE)
-def base(request):
-    ladder = BASE[request.param]
-    return ladder, oracle.expected_bad_debt_and_gradient(ladder)[1].get("maintenance")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_long_runs_against_quadrature(name, base):
-    ladder, truth = base
-    result = SLOW[name](ladder, seed=20, **LONG)
-    close(result, truth + result.bias[0], 0.025)
-    assert result.accepted.all()
-
-
-@pytest.mark.slow
-def test_halving_the_step_changes_what_the_quadrature_says(base):
-    ladder, _ = base
-    steps = np.array([0.004, 0.002])
-    names = ("maintenance", "maintenance")
-    ends = [
-        tuple(LadderWalk.build(ladder.replace("maintenance", 0.025 + x), BadDebt()) for x in (h, -h)) for h in steps
-    ]
-
-    def change(outcome):
-        return (outcome["gap_0"] / (2 * steps[0]) - outcome["gap_1"] / (2 * steps[1]))[None, :]
-
-    run = records.run_batches(
-        differences.Differences(LadderWalk.build(ladder), tuple(ends)), change, seed=21, chunk=16_384, **LONG
-    )
-    result = records.gradient(run, names[:1], method="", reason="", bias=records.no_bias(names[:1], ""))
-    bias = differences.twin_bias(ladder, names, steps)
-    assert abs(result.estimate[0] - (bias[0] - bias[1])) < 3.0 * result.std_error[0]
-    assert result.std_error[0] < 0.2 * abs(bias[0] - bias[1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["many", "few"])
-def test_breaker_two_ways(name):
-    ladder = BASE[name].replace("band", 0.04)
-    one, other = (run(ladder, seed=22, **LONG) for run in (measure_valued.estimate, score.estimate))
-    error = np.hypot(one.std_error[0], other.std_error[0])
-    assert error < 0.12 * abs(one.estimate[0])
-    assert abs(one.estimate[0] - other.estimate[0]) < 3.0 * error

@@ -3,7 +3,6 @@
 import contextlib
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,11 @@ from tailrisk import impact
 from tailrisk._hard import HardThresholdGradientError, crosses, decisive, indicator, live, symbolic_jvp
 from tailrisk._rare import rare
 from tailrisk._streams import noise, noise_keys
-from tailrisk.simulate import rollout
+from tailrisk.gradients.pathwise import outcomes, reach
+from tailrisk.gradients.sampling import Sampling
+from tailrisk.gradients.steps import Number
+from tailrisk.leaves import current, find, numbers, with_parameters
+from tailrisk.simulate import rollout, simulate
 
 ONE, TWO = jnp.asarray(1.0), jnp.asarray(2.0)
 
@@ -133,18 +136,18 @@ GENTLE = {"kernel": "smooth", "market": "merton", "depth": "evaporating", "impac
 
 
 class Row:
-    """Mean outcomes of a scenario as a function of the floating leaves of its cascade, on common noise."""
+    """Mean outcomes of a scenario as a function of the floating leaves of its system, on common noise."""
 
     def __init__(self, names: dict[str, str], **parts: Any):
         self.system = scenario(names, **parts).build(np.float64)
-        found, self.tree = jax.tree_util.tree_flatten_with_path(self.system.cascade)
+        found, self.tree = jax.tree_util.tree_flatten_with_path(self.system)
         self.leaves = [leaf for _, leaf in found]
         floating = [i for i, leaf in enumerate(self.leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        self.floating = {jax.tree_util.keystr(found[i][0]).lstrip("."): i for i in floating}
+        self.floating = {jax.tree_util.keystr(found[i][0]).lstrip(".").removeprefix("cascade."): i for i in floating}
         keys = noise_keys(0, "market")
 
         def path(leaves: Any, number: Any) -> list[Any]:
-            system = eqx.tree_at(lambda s: s.cascade, self.system, jax.tree.unflatten(self.tree, leaves))
+            system = jax.tree.unflatten(self.tree, leaves)
             state, _ = rollout(system, lambda step: noise(keys, number, step, system.draws, system.dtype))
             outcome = system.outcome(state)
             return [outcome[name] for name in OUTCOMES]
@@ -361,3 +364,51 @@ def test_every_leaf_is_right_or_refused(names):
     steep = names["kernel"] == "smooth"  # sales breed more than themselves: no sum of slopes is fine enough there
     refused, _ = check_leaves(row, wide=() if steep else row.floating)
     assert refused >= 1
+
+
+# --- numbers of a scenario, through the book and its tables ---------------------------------------------------------------
+
+EVERY = [*covering(), named(market="block bootstrap, 2 assets"), named(kernel="smooth", **LADDER)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", EVERY, ids=lambda names: "-".join(names.values()).replace(" ", "_"))
+def test_every_number_of_a_scenario_is_right_or_refused(names):
+    """Pathwise, as an estimate would take it, against differences of scenarios built anew at both ends."""
+    made = scenario(names)
+    sampling = Sampling(made, PATHS, PATHS, dtype=np.dtype("float64"))
+    values = {key: current(made, key) for key in numbers(made) if key not in ("step", "horizon")}
+    passing = [key for key in values if reach(sampling, Number(key, find(made, key), values[key])).passes]
+    assert passing
+    assert len(passing) < len(values)
+    along = {key: direction_of(values[key]) for key in passing}
+
+    @jax.jit
+    def run(changes: Any) -> Any:
+        def means(by: Any) -> Any:
+            found = outcomes(sampling, made, {key: values[key] + by[key] for key in passing}, PATHS)
+            return jnp.stack([jnp.mean(found[name]) for name in OUTCOMES])
+
+        return jax.jvp(means, ({key: jnp.zeros_like(jnp.asarray(values[key])) for key in passing},), (changes,))
+
+    def at(key: str, by: float) -> np.ndarray:
+        system = with_parameters(made, {key: values[key] + by * along[key]}).build(np.float64)
+        found = simulate(system, paths=PATHS, chunk=PATHS)
+        return np.array([found[name].mean() for name in OUTCOMES])
+
+    still = {key: np.zeros_like(along[key]) for key in passing}
+    failures = []
+    for key in passing:
+        value, slope = (np.asarray(x) for x in run(still | {key: along[key]}))
+        near = [(at(key, h) - at(key, -h)) / (2.0 * h) for h in (1e-6, 1e-4)]  # one of the two may meet a kink
+        wide = at(key, 0.5 * WIDE) - at(key, -0.5 * WIDE)
+        for o, outcome in enumerate(OUTCOMES):
+            if outcome == "fund_depleted":
+                right = bool(np.isnan(slope[o])) or all(part[o] == 0.0 for part in (*near, wide))
+            else:
+                rounding = 1e-9 * abs(value[o])
+                right = min(abs(slope[o] - part[o]) for part in near) <= 1e-4 * abs(slope[o]) + rounding
+                right = right and (slope[o] != 0.0 or abs(wide[o]) <= rounding)
+            if not right:
+                failures.append((key, outcome, slope[o], [part[o] for part in near], wide[o]))
+    assert not failures, "\n".join(map(str, failures))

@@ -56,9 +56,9 @@ def test_settlement_equals_a_loop_over_accounts(dtype):
         marks = np.sort(rng.normal(0, 0.15, 2))[::-1].astype(dtype)
         fill = float(np.float32(rng.normal(0, 0.3)))
         state = ladder.init(dtype)
-        start = ladder.breached(state, state.ordered, jnp.asarray([max(marks)], dtype), None)
+        start = ladder.breached(state, ladder.standing(state), jnp.asarray([max(marks)], dtype), None)
         stop = ladder.breached(state, start, jnp.asarray([min(marks)], dtype), None)
-        closing = settle(state._replace(sold=start), stop, jnp.asarray([fill], dtype))
+        closing = settle(state._replace(sold=start.place), stop, jnp.asarray([fill], dtype))
 
         # who: equity below maintenance at some mark on the way, by definition and not by threshold
         def breached(log_mark):
@@ -69,7 +69,7 @@ def test_settlement_equals_a_loop_over_accounts(dtype):
 
         before, after = breached(max(marks)), breached(max(marks)) | breached(min(marks))
         chosen = after & ~before
-        units = ladder.sums.between(start, stop)[:, 0]
+        units = ladder.sums.between(start.place, stop.place)[:, 0]
         if dtype == np.float64:
             np.testing.assert_allclose(
                 units, [q[chosen & (q > 0)].sum(), -q[chosen & (q < 0)].sum()], rtol=1e-9, atol=1e-9
@@ -80,7 +80,7 @@ def test_settlement_equals_a_loop_over_accounts(dtype):
             )
         else:  # money is conserved to rounding whatever the dtype
             gain = 100.0 * float(units[0] - units[1]) * np.expm1(fill)
-            total = gain + float(ladder.sums.between(start, stop)[:, 1].sum())
+            total = gain + float(ladder.sums.between(start.place, stop.place)[:, 1].sum())
             assert abs(float(closing.fee + closing.surplus - closing.deficit) - total) <= 1e-6 * 1e8
 
 

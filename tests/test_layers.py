@@ -7,12 +7,13 @@ import tailrisk
 
 PACKAGE = Path(tailrisk.__file__).parent
 LAYERS = (
-    ("_fields", "_hard", "_streams", "_sums", "_rare", "_averages", "anchors"),
+    ("_fields", "_hard", "_streams", "_sums", "_packed", "_rare", "_ranges", "_averages", "anchors"),
     ("market", "impact", "oracle", "margin", "breaker", "liquidation", "waterfall", "data"),
     ("positions", "book", "execution", "feedback", "fragility"),
     ("cascade",),
     ("simulate",),
     ("scenario",),
+    ("leaves",),
     ("tails", "gradients"),
     ("policy",),
     ("study",),

@@ -1,11 +1,12 @@
 """Queries on sorted tables equal a loop over the rows, whatever the size, with ties."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tailrisk.positions.search import Dominance, PrefixSums, count_above
+from tailrisk.positions.search import Descending, Dominance, PrefixSums, count_above
 
 
 @pytest.mark.parametrize("places", [1, 2, 3, 7, 8, 100])
@@ -45,3 +46,18 @@ def test_prefix_sums_keep_the_relative_precision_of_a_small_range_in_float32():
     np.testing.assert_allclose(found[0, 0], amounts[0, 1003:1008, 0].sum(), rtol=1e-2)
     plain = np.cumsum(amounts[0, :, 0].astype(np.float32), dtype=np.float32)
     assert plain[1008] - plain[1002] == 0.0  # what the split buys
+
+
+@pytest.mark.parametrize("places", [1, 2, 16, 64, 512])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_wide_search_equals_searchsorted(places, dtype):
+    """With ties, values outside the table, and rows that end in groups without a threshold."""
+    rng = np.random.default_rng(places)
+    table = -np.sort(-rng.normal(size=(2, places)).round(1), axis=1).astype(dtype)
+    table[1, places // 2 + 1 :] = -np.inf
+    values = np.concatenate([table[0], [-9.0, 9.0, 0.05]]).astype(dtype)
+    search = Descending.build(table, dtype)
+    found = eqx.filter_jit(jax.vmap(jax.vmap(lambda s, v: search.count_above(s, v, "a place"), (None, 0)), (0, None)))(
+        jnp.arange(2, dtype=jnp.int32), jnp.asarray(values)
+    )
+    np.testing.assert_array_equal(found, (table[:, None, :] > values[None, :, None]).sum(axis=2))

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from tailrisk._streams import noise_keys
 from tailrisk.book import ToppedUp
 from tailrisk.cli import main
+from tailrisk.leaves import current, with_parameters
 from tailrisk.positions.sorted import thresholds
 from tailrisk.simulate import entry_point, simulate
 from tailrisk.study.tune import combinations, load
-from tailrisk.study.venue import OUTCOMES, HardVenue, Held, SmoothVenue, current, with_parameters
+from tailrisk.study.venue import OUTCOMES, HardVenue, Held, SmoothVenue
 
 CONFIG = Path(__file__).with_name("tune.toml")
 KEYS = noise_keys(0, "test")
@@ -150,7 +151,7 @@ def test_a_limit_out_of_reach_is_said_so(tmp_path, keep_precision):
         ("tune.cost={posted=1.0}", "'posted' is no outcome"),
         (
             'tune.variables=[{kind="Scale",name="margin.maintenance_rate",start=0.1}]',
-            "margin.maintenance_rate: no number",
+            "did you mean 'maintenance_rates'",
         ),
         ('tune.variables=[{kind="Scale",name="waterfall.fund",start=[1.0,2.0]}]', "waterfall.fund holds 1 number(s)"),
         ('tune.variables=[{kind="Rate",name="waterfall.fund",start=5.0,lower=6.0,upper=7.0}]', "does not lie between"),

@@ -33,8 +33,12 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         from . import gradients
 
         return gradients.run(paths, out)
+    if name == "policy":
+        from . import policies
+
+        return policies.run(paths, repeats, out)
     if name is not None and name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT

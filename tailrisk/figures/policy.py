@@ -1,17 +1,16 @@
-"""A tuned policy: what it asks for, what it costs, and how far below its limits it is on fresh paths."""
+"""A tuned policy: what it asks for, what it costs, how far below its limits it is, and the front it lies on."""
 
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import BLUE, COLUMN, GRAY, VERMILION, house_style, new_figure
+from .style import BLUE, COLUMN, GRAY, GREEN, VERMILION, house_style, new_figure
 
-_VERDICT = {
-    "certified": "CERTIFIED",
-    "not_certified": "NOT CERTIFIED: a limit is missed by its upper bound on fresh paths",
-    "refused": "REFUSED: too few losses were seen to bound every constraint",
-}
+
+def _over_limit(rows: list[dict[str, Any]], key: str) -> np.ndarray:
+    """Numbers over their limits; what the file has no number for (a refused bound) is nan."""
+    return np.array([np.nan if row[key] is None else row[key] / row["limit"] for row in rows])
 
 
 @house_style
@@ -25,11 +24,10 @@ def draw_certificate(policy: dict[str, Any]) -> Figure:
         (0.0, "tuning", BLUE, "policy, tuning paths"),
     ):
         rows = [policy[part][name] for name in names]
-        value, error = (np.array([row[key] / row["limit"] for row in rows]) for key in ("estimate", "std_error"))
+        value, error = (_over_limit(rows, key) for key in ("estimate", "std_error"))
         axes.errorbar(value, places + shift, xerr=1.96 * error, fmt="o", ms=3, color=color, label=label)
     rows = [policy["fresh"][name] for name in names]
-    value = np.array([row["estimate"] / row["limit"] for row in rows])
-    bound = np.array([row["upper_bound"] / row["limit"] for row in rows])
+    value, bound = (_over_limit(rows, key) for key in ("estimate", "upper_bound"))
     reach = np.where(np.isfinite(bound), np.maximum(bound - value, 0.0), 0.0)
     axes.errorbar(
         value, places + 0.22, xerr=[0.0 * reach, reach], fmt="D", ms=3, color=VERMILION, label="policy, fresh paths"
@@ -43,18 +41,31 @@ def draw_certificate(policy: dict[str, Any]) -> Figure:
     return figure
 
 
-def format_policy(policy: dict[str, Any]) -> str:
-    """The policy, its cost and its constraints as text."""
-    lines = [_VERDICT[policy["status"]] + f" (joint level {policy['level']:.0%})", ""]
-    for name, value in {**policy["choice"], **policy["parameters"]}.items():
-        shown = value if isinstance(value, str) else ", ".join(f"{v:.6g}" for v in np.ravel(value))
-        lines.append(f"  {name:<32}{shown}")
-    cost = policy["cost"]
-    lines += ["", f"cost {cost['fresh']:.6g} on fresh paths, incumbent {cost['incumbent']:.6g}", ""]
-    lines.append(f"{'constraint':<34}{'limit':>10}{'incumbent':>12}{'tuning':>12}{'fresh':>12}{'bound':>12}")
-    for name, row in policy["fresh"].items():
-        numbers = (row["limit"], policy["incumbent"][name]["estimate"], policy["tuning"][name]["estimate"])
-        numbers += (row["estimate"], row["upper_bound"])
-        text = "".join(f"{v:>{width}.4g}" for v, width in zip(numbers, (10, 12, 12, 12, 12), strict=True))
-        lines.append(f"{name:<34}{text}" + (f"  {row['note']}" if row["note"] else ""))
-    return "\n".join(lines)
+@house_style
+def draw_front(policy: dict[str, Any]) -> Figure:
+    """Cost against the limit that is moved, certified points filled; short lines have the slope of the multipliers."""
+    front = policy["front"]
+    limit, cost = (np.array([point[key] for point in front], float) for key in ("limit", "cost_before_rounding"))
+    figure, (axes,) = new_figure(COLUMN, 2.5)
+    axes.plot(1e4 * limit, 100.0 * cost, color=GRAY, lw=0.8, zorder=1)
+    certified = np.array([point["certificate"] == "certified" for point in front])
+    for mask, face, label in ((certified, BLUE, "certified"), (~certified, "white", "not certified")):
+        if mask.any():
+            axes.plot(1e4 * limit[mask], 100.0 * cost[mask], "o", ms=4.5, color=BLUE, markerfacecolor=face, label=label)
+    labelled = False
+    for point, x, y in zip(front, limit, cost, strict=True):
+        if point["price"] is None or not np.isfinite(point["price"]):
+            continue
+        reach = np.array([0.85, 1.18]) * x
+        line = 100.0 * (y - point["price"] * (reach - x))
+        axes.plot(1e4 * reach, line, color=VERMILION, lw=1.6, label=None if labelled else "slope by multipliers")
+        labelled = True
+    here = policy["cost"]["before_rounding"]
+    axes.axhline(100.0 * here, color=GREEN, lw=0.7, ls=":", label="tuned policy")
+    axes.set_xscale("log")
+    axes.set_xticks(1e4 * limit, [f"{1e4 * x:.3g}" for x in limit], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("limit (basis points of the book)")
+    axes.set_ylabel("cost (% of the book)")
+    axes.legend(loc="best")
+    return figure

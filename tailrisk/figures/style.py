@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 COLUMN = 3.4  # inches
+PAGE = 7.0  # both columns
 DPI = 200
 
 # Okabe and Ito (2008); dark enough to print in gray
@@ -75,6 +76,12 @@ def new_figure(width: float = COLUMN, height: float = 2.4, rows: int = 1, **grid
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, 1, squeeze=False, gridspec_kw=grid, sharex=rows > 1)[:, 0]
     return figure, list(axes)
+
+
+def new_page(rows: int, columns: int, height: float, **grid: Any) -> tuple[Figure, Any]:
+    """A figure over both columns of a page, and its panels as an array of rows and columns."""
+    figure = Figure(figsize=(PAGE, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

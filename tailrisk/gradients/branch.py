@@ -6,20 +6,23 @@ level u after step t,
     d/dtheta E[F] = E[dF/dtheta at fixed events] + E sum_t sum_c p(c - u_{t-1}) dc/dtheta (V_t(c-) - V_t(c+)).
 
 The sum is sampled. Steps (t, i) of all paths i are drawn with probabilities omega / Omega by systematic resampling, then one
-of the thresholds of that step with probability kappa / sum of kappa, kappa = p(c - u_{t-1}) stake; the pair of paths that
-go on from just below and just above it, with the later noise of path i, is worth
+of the thresholds of that step with chance q (see `proposal`); the pair of paths that go on from just below and just above
+it, with the later noise of path i, is worth
 
-    (Omega / pool) weight (sum of kappa) / (omega stake) dc/dtheta (F(below) - F(above)),
+    (Omega / pool) weight p(c - u_{t-1}) / (omega q) dc/dtheta (F(below) - F(above)),
 
 weight without the step itself, whose density is the true one. dc/dtheta is a vector, so that one pair serves every
-parameter. Any omega and stake give the same mean: unbiased, breaker or not. Margin thresholds and those of the breaker are
-drawn apart.
+parameter. Any omega and q, positive where a threshold can be met, give the same mean: unbiased, breaker or not. They may
+look at the path's later noise (`hindsight`) and at what branches of other pools were worth (`importance`). Margin thresholds
+and those of the breaker are drawn apart.
 
 **Source:** Gong and Ho (1987) and Fu and Hu (1997) for perturbations of events; Bangaru, Li and Durand (2020) for sampling
 of boundaries; the pooled form is this project's.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -29,155 +32,223 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .. import _streams
 from .._fields import InputError
+from .._streams import Noise
 from ..simulate import LANES, batch, entry_point, resume
 from . import importance
-from .functionals import AbstractFunctional
+from .companion import AbstractCompanion
+from .functionals import AbstractFunctional, refuse_jumps
+from .hindsight import hindsight
 from .ladder import Ladder
-from .proposal import Proposal, Recorded, Shown
+from .pool import Recorded, Steps, highest, restored
+from .proposal import Proposal, at_stake
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
+from .score import PARAMETERS as SCORED
+from .score import Scores, control_coefficients
 from .walk import LadderWalk, Side, WalkState
 
 PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
+LAW = tuple(name for name in SCORED if name.startswith("law."))
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
-class Draw(NamedTuple):
+class Branch(NamedTuple):
     """Branches: step, place of the path in the pool, number of the path, number of the branch."""
 
     step: UInt32[np.ndarray, " branches"]
     row: Int[np.ndarray, " branches"]
     path: UInt32[np.ndarray, " branches"]
-    branch: UInt32[np.ndarray, " branches"]
+    number: UInt32[np.ndarray, " branches"]
 
 
-_forward = entry_point(lambda system, keys, paths: batch(system, keys, paths, record=True))
+class Pool(NamedTuple):
+    """Outcomes of paths; of every step what was before it, its weight and deficit at stake, for each family mass and cell."""
+
+    first: int
+    outcome: dict[str, np.ndarray]
+    steps: tuple[Steps, Array, Array]
+    mass: list[Float[np.ndarray, "steps paths"]]
+    cell: list[Int[np.ndarray, "steps paths"]]
 
 
-def _fork(
-    walk: LadderWalk,
-    proposal: Proposal,
-    breaker: Bool[Array, ""],
-    state: WalkState,
-    uniform: Float[Array, ""],
-) -> tuple[WalkState, Float[Array, "5"]]:
-    """A threshold of the next step, the states just below and just above it, and what their difference is multiplied by.
+class Twins(AbstractCompanion):
+    """Two walks with the same noise that start on either side of a threshold."""
 
-    By the derivatives of the threshold in all `PARAMETERS`, and once by 1.
-    """
-    kinds = 2 if walk.window else 1
+    walk: LadderWalk
 
-    def listed(both: tuple[Array, Array]) -> Array:
-        return jnp.concatenate(both[:kinds])
+    def init(self) -> tuple[WalkState, WalkState]:
+        """Both at the start."""
+        return self.walk.init(), self.walk.init()
 
-    found = walk.thresholds(state)
-    level = listed((found.margin, found.breaker))
-    real = listed((found.margin_real & ~breaker, found.breaker_real & breaker))
-    stake = listed(proposal.stakes(found))
-    sums = jnp.cumsum(jnp.where(real, walk.density(level - state.level) * stake, 0.0))
-    drawn = jnp.argmax(sums >= uniform * sums[-1]).astype(jnp.int32)
-    place = drawn - jnp.where(breaker, jnp.int32(walk.accounts), jnp.int32(0))
-    pair = jax.vmap(lambda low: walk.advance(state, level[drawn], Side(breaker, place, low)))(jnp.array([True, False]))
-    velocities = walk.velocities(state)
-    velocity = [listed(velocities[name])[drawn] for name in PARAMETERS]
-    return pair, jnp.stack([*velocity, jnp.ones_like(sums[-1])]) * sums[-1] / stake[drawn]
+    def step(self, state: tuple[WalkState, WalkState], noise: Noise) -> tuple[tuple[WalkState, WalkState], None]:
+        """The same step of both."""
+        low, high = (self.walk.step(one, noise)[0] for one in state)
+        return (low, high), None
+
+    def outcome(self, state: tuple[WalkState, WalkState]) -> dict[str, Float[Array, ""]]:
+        """The difference of the values, below less above."""
+        low, high = (self.walk.outcome(one)["value"] for one in state)
+        return {"gap": low - high}
+
+
+def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place: Int[Array, ""]) -> Float[Array, "4"]:
+    """Derivatives in `PARAMETERS` of a threshold of the step after `state`: of account or trip point number `place`."""
+    one = jnp.ones((), walk.dtype)
+    pressure = walk.clearing.pressure[place]
+    account = jnp.minimum(place, walk.accounts - 1)
+    margin = jnp.stack([one / (1.0 - walk.maintenance), -one / walk.margin_left[account], pressure, 0.0 * one])
+    if not walk.window:
+        return margin
+    highest = walk.clearing.pressure[state.window_sold[jnp.argmax(state.window)]]
+    return jnp.where(breaker, jnp.stack([0.0 * one, 0.0 * one, pressure - highest, -one]), margin)
+
+
+@entry_point
+def _forward(recorded: Recorded, proposal: Proposal, keys: Any, paths: Any) -> Any:
+    """Outcomes; of every step what was before it, the deficit at stake and, for each family, mass and cell."""
+    outcome, steps = batch(recorded, keys, paths, record=True, steps_first=True)
+    walk = recorded.walk
+    seen, level = hindsight(walk, proposal, steps), steps.level
+    weight, deficit = outcome["weight"][None, :] / steps.ratio, at_stake(walk, seen.deficit)
+    by_quantity, by_fall = proposal.margin_masses(level, steps.sold)
+    near = deficit * by_quantity
+    masses, cells = [weight * (near + by_fall)], [importance.margin_cells(walk, steps, seen, by_fall > near)]
+    if walk.window:
+        trips = proposal.trip_mass(walk, level, steps.sold, highest(walk, steps) - walk.band)
+        masses = [jnp.where(steps.halt == 0, mass, 0.0) for mass in (*masses, weight * trips)]
+        cells.append(importance.trip_cells(walk, steps, seen))
+    return outcome, (steps, weight, deficit), masses, cells
 
 
 @entry_point
 def _branches(
-    walk: LadderWalk,
-    proposal: Proposal,
-    breaker: Any,
-    states: WalkState,
-    keys: Any,
-    draw_key: Any,
-    draw: Draw,
+    walk: LadderWalk, proposal: Proposal, breaker: Any, steps: Any, keys: Any, draw_key: Any, branch: Branch
 ) -> Float[Array, "5 branches"]:
-    """What drawn branches are worth to all `PARAMETERS`, and as such; `states` are those before every step of the pool."""
-    before = jax.tree.map(lambda leaf: leaf[draw.row, draw.step], states)
-    start = walk.init()
+    """What drawn branches are worth to all `PARAMETERS`, and as such; `steps` are those of the pool, weights and deficits."""
+    of_steps, weights, deficits = steps
 
-    def fork(state: WalkState, branch: Any) -> Any:
-        uniform = _streams.uniforms(draw_key, branch, jnp.uint32(0), 1, walk.dtype)[0]
-        whole = state._replace(debt_slopes=start.debt_slopes, income_slopes=start.income_slopes)
-        return _fork(walk, proposal, breaker, whole, uniform)
+    def fork(row: Any, step: Any, number: Any) -> Any:
+        state = restored(walk, of_steps, row, step)
+        uniform = _streams.uniforms(draw_key, number, jnp.uint32(0), 1, walk.dtype)[0]
+        draw = proposal.draw_margin(walk, state, deficits[step, row], uniform)
+        if walk.window:
+            trip = proposal.draw_trip(walk, state, uniform)
+            draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
+        sides = [Side(breaker, draw.place, jnp.asarray(below)) for below in (True, False)]
+        pair = tuple(walk.advance(state, draw.level, side) for side in sides)
+        moves = jnp.append(velocity(walk, state, breaker, draw.place), jnp.ones(1, walk.dtype))
+        return pair, moves * (draw.factor * weights[step, row])
 
-    pairs, factor = jax.vmap(fork)(before, draw.branch)
-    ends = jax.tree.map(lambda leaf: leaf.reshape(2 * leaf.shape[0], *leaf.shape[2:]), pairs)
-    end = resume(walk, keys, jnp.repeat(draw.path, 2), ends, jnp.repeat(draw.step + 1, 2))
-    value, weight = end["value"].reshape(-1, 2), end["weight"][::2]
-    gap = weight * (value[:, 0] - value[:, 1])
+    pair, factor = jax.vmap(fork)(branch.row, branch.step.astype(jnp.int32), branch.number)
+    gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
     # Where no threshold is in reach of the step there was nothing to draw.
     return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
 
 
-def select(omega: Float[np.ndarray, "paths steps"], uniform: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As many (step, row, Omega / (pool omega)) as paths, ordered by step: systematic resampling."""
-    pool, mass = omega.shape[0], omega.T.reshape(-1)
+def in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[np.ndarray]:
+    """Results in order; on a CPU one thread to a core, because one batch's small kernels cannot keep several busy."""
+    with ThreadPoolExecutor((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
+        return list(pool.map(work, items))
+
+
+def select(
+    omega: Float[np.ndarray, "steps paths"], count: int, uniform: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`count` times (step, row, Omega / (pool omega)), ordered by step: systematic resampling."""
+    pool, mass = omega.shape[1], omega.reshape(-1)
     sums = np.cumsum(mass)
     if sums[-1] == 0.0:
-        nothing = np.zeros(pool, np.int64)
-        return nothing, nothing, np.zeros(pool)
-    drawn = np.searchsorted(sums, (np.arange(pool) + uniform) / pool * sums[-1])
+        nothing = np.zeros(count, np.int64)
+        return nothing, nothing, np.zeros(count)
+    drawn = np.searchsorted(sums, (np.arange(count) + uniform) / count * sums[-1])
     drawn = np.minimum(drawn, mass.size - 1)
     step, row = np.divmod(drawn, pool)
     return step, row, sums[-1] / (pool * mass[drawn])
 
 
 class Branching:
-    """Pools of `size` paths of a walk, and the branches at the thresholds of accounts (family 0) and of the breaker (1)."""
+    """Pools of `size` paths of a walk, each with `count` branches at the thresholds of accounts (family 0) or the breaker (1).
 
-    def __init__(self, walk: LadderWalk, *, seed: int, size: int, chunk: int):
-        self.walk, self.size, self.lanes = walk, size, LANES * -(-min(chunk, size) // LANES)
-        self.recorded = Recorded(walk, Proposal.build(walk))
+    The paths carry scores in the parameters `law` of their noise.
+    """
+
+    def __init__(self, walk: LadderWalk, law: tuple[str, ...], *, seed: int, size: int, count: int, chunk: int):
+        self.walk, self.law, self.size, self.count = walk, law, size, count
+        self.lanes = LANES * -(-min(chunk, count) // LANES)
+        self.recorded, self.control = Recorded(walk, Scores(walk, law)), np.zeros(len(law))
+        self.proposal = Proposal.build(walk)
         self.keys = _streams.noise_keys(seed, "market")
         names = ("selection", "margin", "breaker")
         self.select_key, *self.draw_keys = (_streams.stream_key(seed, f"branch/{name}") for name in names)
-        thresholds = np.asarray(walk.clearing.thresholds, np.float64)[:-1]
-        self.importance = importance.flat(thresholds)
+        self.factor = [np.ones(cells) for cells in importance.CELLS]
 
-    def pool(self, first: int) -> tuple[dict[str, np.ndarray], Shown]:
-        """Outcomes of the paths from number `first` on, and what each of their steps showed."""
+    def pool(self, first: int) -> Pool:
+        """The paths from number `first` on."""
         numbers = np.arange(first, first + self.size, dtype=np.uint32)
-        outcome, shown = _forward(self.recorded, self.keys, np.resize(numbers, -(-self.size // LANES) * LANES))
-        return {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}, shown
+        filled = np.resize(numbers, -(-self.size // LANES) * LANES)
+        outcome, steps, *of_steps = _forward(self.recorded, self.proposal, self.keys, filled)
+        outcome = {name: np.asarray(x, np.float64)[: self.size] for name, x in outcome.items()}
+        return Pool(first, outcome, steps, *jax.tree.map(lambda x: np.asarray(x)[:, : self.size], of_steps))
 
-    def branches(self, first: int, shown: Shown, family: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Per branch: what it is worth (a row per parameter, and as such), scale, cell, mass."""
-        mass = np.asarray(shown.masses, np.float64)[: self.size, :, family]
-        mass = mass + _FLOOR * mass.mean()
-        lag = importance.next_jump(np.asarray(shown.jump)[: self.size])
-        level = np.asarray(shown.state.level, np.float64)[: self.size]
-        cell = importance.cells(self.importance, lag, mass, level)
-        # What is at stake at a trip point depends on more than the cells tell: factors made the band's error larger.
-        omega = mass if family else mass * self.importance.factor[cell]
-        uniform = float(_streams.uniforms(self.select_key, first, family, 1, self.walk.dtype)[0])
-        step, row, scale = select(omega, uniform)
-        parts = []
-        for start in range(0, self.size, self.lanes):
-            at = np.minimum(np.arange(start, start + self.lanes), self.size - 1)
-            numbers = (step[at], first + row[at], first + at)
+    def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray]:
+        """Per branch: what it is worth (a row per parameter, and as such), and its cell."""
+        cell = pool.cell[family]
+        mass = pool.mass[family].astype(np.float64)
+        omega = mass * self.factor[family][cell]
+        omega = np.where(mass > 0.0, omega + _FLOOR * omega.mean(), 0.0)
+        uniform = float(_streams.uniforms(self.select_key, pool.first, family, 1, self.walk.dtype)[0])
+        step, row, scale = select(omega, self.count, uniform)
+
+        def some(start: int) -> np.ndarray:
+            at = np.minimum(np.arange(start, start + self.lanes), self.count - 1)
+            numbers = (step[at], pool.first + row[at], pool.first + at)
             steps, paths, branches = (x.astype(np.uint32) for x in numbers)
-            draw = Draw(steps, row[at].astype(np.int32), paths, branches)
-            breaker, key = np.asarray(family == 1), self.draw_keys[family]
-            proposal = self.recorded.proposal
-            parts.append(_branches(self.walk, proposal, breaker, shown.state, self.keys, key, draw))
-        worth = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)[:, : self.size]
-        return worth, scale, cell[row, step], mass[row, step]
+            branch = Branch(steps, row[at].astype(np.int32), paths, branches)
+            given = (np.asarray(family == 1), pool.steps, self.keys, self.draw_keys[family], branch)
+            return np.asarray(_branches(self.walk, self.proposal, *given), np.float64)
 
-    def learn(self, paths: int) -> None:
-        """Factors for the margin thresholds from pools of at least `paths` paths that are not reported."""
-        cells, worths = [], []
+        parts = in_threads(some, range(0, self.count, self.lanes))
+        return np.concatenate(parts, axis=1)[:, : self.count] * scale, cell[step, row]
+
+    def learn(self, paths: int, families: list[int]) -> None:
+        """Factors of cells, and what is subtracted from scores, from pools of at least `paths` paths that are not reported."""
+        drawn: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {family: [] for family in families}
+        outcomes = []
         for first in range(PILOT_FIRST, PILOT_FIRST + paths, self.size):
-            worth, _, cell, mass = self.branches(first, self.pool(first)[1], 0)
-            cells.append(cell)
-            worths.append(worth[-1] / np.where(mass > 0.0, mass, 1.0))
-        if cells:
-            self.importance = importance.learn(self.importance, np.concatenate(cells), np.concatenate(worths))
+            pool = self.pool(first)
+            outcomes.append(pool.outcome)
+            for family in families:
+                worth, cell = self.branches(pool, family)
+                drawn[family].append((worth[-1], cell))
+        for family, found in drawn.items():
+            if found:
+                worth, cell = (np.concatenate(x) for x in zip(*found, strict=True))
+                self.factor[family] = importance.learn(self.factor[family], cell, worth)
+        if outcomes and self.law:
+            together = {name: np.concatenate([outcome[name] for outcome in outcomes]) for name in outcomes[0]}
+            self.control = control_coefficients(together, self.law)
+
+    def contributions(
+        self, pool: Pool, families: list[int], less: dict[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Of each path of a pool to every derivative; branches are counted to the first paths.
+
+        `less`: what is taken off the velocities, in which case nothing but branches is counted.
+        """
+        outcome, weight = pool.outcome, pool.outcome["weight"]
+        still, fixed = np.zeros(self.size), {} if less else outcome
+        found = {name: weight * fixed.get(f"value_{name}", still) for name in PARAMETERS}
+        for family in families:
+            worth = self.branches(pool, family)[0] * (self.size / self.count)
+            for name, of_one in zip(PARAMETERS, worth, strict=False):
+                found[name][: self.count] += of_one - (less[name] * worth[-1] if less and name in less else 0.0)
+        for name, control in zip(self.law, self.control, strict=True):
+            found[name] = weight * outcome[f"score_{name}"] * (outcome["value"] - control)
+        return found
 
 
 def _families(parameters: tuple[str, ...], walk: LadderWalk) -> list[int]:
     """Families of thresholds that the parameters move."""
-    margin = any(name != "band" for name in parameters)
+    margin = any(name in PARAMETERS and name != "band" for name in parameters)
     breaker = bool(walk.window) and any(name in ("band", "impact") for name in parameters)
     return [family for family, wanted in enumerate((margin, breaker)) if wanted]
 
@@ -190,25 +261,27 @@ def run(
     paths: int,
     batches: int,
     pilot_paths: int,
+    paths_per_branch: int = 1,
     chunk: int,
+    common: Float[np.ndarray, " parameters"] | None = None,
 ) -> Batches:
-    """Pools of equal size, one a batch, with one branch to a path and family."""
+    """Pools of equal size, one a batch.
+
+    `common`: a velocity per parameter that is taken off that of every margin threshold; what this velocity does, and what
+    happens at fixed events, is then left to another estimator.
+    """
     size = batch_size(paths, batches)
     families = _families(parameters, walk)
-    branching = Branching(walk, seed=seed, size=size, chunk=chunk)
-    wanted = [PARAMETERS.index(name) for name in parameters]
+    less = None if common is None else dict(zip(parameters, common, strict=True))
+    law = tuple(name for name in parameters if name in LAW)
+    branching = Branching(walk, law, seed=seed, size=size, count=max(1, size // paths_per_branch), chunk=chunk)
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if 0 in families:
-            branching.learn(pilot_paths)
+    def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        branching.learn(pilot_paths, families)
         for first in range(0, paths, size):
-            outcome, shown = branching.pool(first)
-            still = np.zeros(size)
-            x = np.stack([outcome["weight"] * outcome.get(f"value_{name}", still) for name in parameters])
-            for family in families:
-                worth, scale, _, _ = branching.branches(first, shown, family)
-                x += worth[wanted] * scale
-            yield x, outcome["weight"]
+            pool = branching.pool(first)
+            found = branching.contributions(pool, families, less)
+            yield np.stack([found[name] for name in parameters]), pool.outcome
 
     return reduce_batches(blocks(), size)
 
@@ -222,27 +295,46 @@ def estimate(
     batches: int = 64,
     functional: AbstractFunctional | None = None,
     pilot_paths: int = 65_536,
+    paths_per_branch: int = 1,
     chunk: int = 1_024,
     dtype: Any = None,
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.
 
-    A batch is one pool, and all its states are held: about half a kB for every path and five steps. `chunk`: branches that run
-    together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
-    the choice of steps for margin thresholds is learned; with 0 it goes by their masses alone.
+    Parameters of the law of the walk may be asked for beside them: their scores ride on the same paths.
 
-    **Raises:** `InputError` for other parameters, and for the band where there is no breaker.
+    A batch is one pool, and all its states are held: about 100 bytes for every path and step. `chunk`: branches that run
+    together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
+    the choice of steps is refined; with 0 it goes by their masses alone. `paths_per_branch`: paths of a pool for each branch
+    and kind of threshold.
+
+    **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """
-    require(
-        parameters, PARAMETERS, "boundary branching", "other parameters move no threshold: use score or differences"
-    )
+    refuse_jumps(functional, "boundary branching")
+    known = (*PARAMETERS, *LAW)
+    require(parameters, known, "boundary branching", "other parameters move no threshold: use differences")
+    if paths_per_branch < 1:
+        raise InputError(f"paths_per_branch = {paths_per_branch}: expected 1 or more")
+    if "law.jump_probability" in parameters and ladder.get("law.jump_probability") == 0.0:
+        raise InputError("law.jump_probability = 0 has no score; use the quadrature, or a small positive probability")
     if "band" in parameters and not ladder.has_breaker:
         raise InputError("band = inf: there is no breaker whose band could move; set a finite band")
     walk = LadderWalk.build(ladder, functional, dtype)
     return gradient(
-        run(walk, tuple(parameters), seed=seed, paths=paths, batches=batches, pilot_paths=pilot_paths, chunk=chunk),
+        run(
+            walk,
+            tuple(parameters),
+            seed=seed,
+            paths=paths,
+            batches=batches,
+            pilot_paths=pilot_paths,
+            paths_per_branch=paths_per_branch,
+            chunk=chunk,
+        ),
         tuple(parameters),
         method="boundary branching",
         reason="parameters that move thresholds, each in its own way",
-        bias=no_bias(parameters, "zero: the terms of the derivative that belong to thresholds are sampled"),
+        bias=no_bias(
+            parameters, "zero: the terms of the derivative that belong to thresholds are sampled; scores are exact"
+        ),
     )

@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._fields import InputError
 from .._streams import Noise
@@ -43,11 +43,12 @@ class DensePath(NamedTuple):
 
 
 class DenseState(NamedTuple):
-    """A path, its tangent in each parameter (a leading axis), and its weight."""
+    """A path, its tangent in each parameter (a leading axis), its weight, and whether it jumped."""
 
     path: DensePath
     slopes: DensePath
     weight: Float[Array, ""]
+    jumped: Bool[Array, ""]
 
 
 class DenseWalk(AbstractCompanion):
@@ -68,7 +69,7 @@ class DenseWalk(AbstractCompanion):
         zero = jnp.zeros((), self.dtype)
         path = DensePath(zero, jnp.zeros_like(self.quantity), zero)
         slopes = jax.tree.map(lambda leaf: jnp.zeros((len(PARAMETERS), *leaf.shape), self.dtype), path)
-        return DenseState(path, slopes, zero + 1.0)
+        return DenseState(path, slopes, zero + 1.0, jnp.zeros((), bool))
 
     def _sell(self, path: DensePath, numbers: Float[Array, "3"]) -> DensePath:
         maintenance, initial_shift, impact = numbers
@@ -102,12 +103,15 @@ class DenseWalk(AbstractCompanion):
             return jax.jvp(self._sell, (path, self.numbers), (slope, direction))
 
         new, slopes = jax.vmap(tangent, out_axes=(None, 0))(state.slopes, jnp.eye(len(PARAMETERS), dtype=self.dtype))
-        return DenseState(new, slopes, state.weight * increment.ratio), None
+        jumped = state.jumped | increment.jump
+        return DenseState(new, slopes, state.weight * increment.ratio, jumped), None
 
     def outcome(self, state: DenseState) -> dict[str, Float[Array, ""]]:
-        """Bad debt, its derivatives, and the weight."""
+        """Bad debt, its derivatives, the weight, and whether the path jumped; there is no breaker to trip."""
         slopes = {f"slope_{name}": state.slopes.bad_debt[i] for i, name in enumerate(PARAMETERS)}
-        return {"value": state.path.bad_debt, "weight": state.weight} | slopes
+        classes = {"jumped": state.jumped.astype(self.dtype), "tripped": jnp.zeros_like(state.weight)}
+        volume = jnp.sum(state.path.sold * self.quantity)
+        return {"value": state.path.bad_debt, "volume": volume, "weight": state.weight} | classes | slopes
 
 
 def dense(ladder: Ladder, kind: str, temperature: float = 0.004, rounds: int = 6, dtype: Any = None) -> DenseWalk:

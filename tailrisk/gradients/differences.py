@@ -20,7 +20,7 @@ from .companion import AbstractCompanion
 from .functionals import AbstractFunctional, BadDebt
 from .ladder import Ladder
 from .record import Bias, Gradient, gradient, require, run_batches
-from .walk import LadderWalk, WalkState
+from .walk import WEIGHTS, LadderWalk, WalkState
 
 STEPS = {
     "maintenance": 5e-4,
@@ -61,7 +61,7 @@ class Differences(AbstractCompanion):
         """Per walk its value; the weight; per pair the difference of the weighted values."""
         out = {name: walk.outcome(state[name]) for name, walk in self._each()}
         gaps = {f"gap_{i}": _gap(out[f"above_{i}"], out[f"below_{i}"]) for i in range(len(self.ends))}
-        return {"weight": out["above_0"]["weight"]} | gaps
+        return {name: out["above_0"][name] for name in WEIGHTS} | gaps
 
 
 def _gap(above: dict[str, Any], below: dict[str, Any]) -> Float[Array, ""]:

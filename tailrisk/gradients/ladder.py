@@ -19,7 +19,8 @@ from .._fields import InputError, Real, count, problems, real
 class WalkLaw(eqx.Module):
     """Steps r = drift + J jump_mean + sqrt(deviation^2 + J jump_deviation^2) Z with J Bernoulli and Z standard normal.
 
-    Paths are drawn with `sampling_probability` in place of `jump_probability` and carry the likelihood ratio as a weight.
+    Paths are drawn with `sampling_probability` in place of `jump_probability` and Z around `sampling_tilt` in place of 0, and
+    carry the likelihood ratio as a weight: exp(-tilt Z + tilt^2 / 2) for a normal.
 
     **Source:** Merton (1976) for the mixture, with at most one jump per step.
     """
@@ -30,6 +31,7 @@ class WalkLaw(eqx.Module):
     jump_mean: Real = real(-0.03, unit="1")
     jump_deviation: Real = real(0.03, unit="1", least=0.0)
     sampling_probability: Real = real(0.02, unit="1/step", least=0.0, below=1.0)
+    sampling_tilt: Real = real(0.0, unit="1")
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Jumps that can happen must be sampled."""

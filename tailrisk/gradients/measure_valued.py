@@ -22,19 +22,20 @@ from jaxtyping import Array, Bool, Float
 
 from .._streams import Noise
 from .companion import AbstractCompanion
-from .functionals import AbstractFunctional
+from .functionals import AbstractFunctional, refuse_jumps
 from .ladder import Ladder
 from .record import Gradient, gradient, no_bias, require, run_batches
-from .walk import LadderWalk, WalkState
+from .walk import WEIGHTS, LadderWalk, WalkState
 
 
 class PairState(NamedTuple):
-    """Runs with the first normal R, -R and z; deviation of the first step."""
+    """Runs with the first normal R, -R and z; deviation of the first step, and the likelihood ratio of its z."""
 
     up: WalkState
     down: WalkState
     plain: WalkState
     deviation: Float[Array, ""]
+    first_ratio: Float[Array, ""]
     started: Bool[Array, ""]
 
 
@@ -46,24 +47,29 @@ class RayleighPair(AbstractCompanion):
     def init(self) -> PairState:
         """Three walks at the start."""
         state = self.walk.init()
-        return PairState(state, state, state, jnp.ones((), self.dtype), jnp.zeros((), bool))
+        one = jnp.ones((), self.dtype)
+        return PairState(state, state, state, one, one, jnp.zeros((), bool))
 
     def step(self, state: PairState, noise: Noise) -> tuple[PairState, WalkState]:
         """A step of each walk."""
         z = noise.normal
         size = jnp.sqrt(-2.0 * (log_ndtr(-jnp.abs(z)) + math.log(2.0)))
-        up, _ = self.walk.step(state.up, noise._replace(normal=jnp.where(state.started, z, size)))
-        down, _ = self.walk.step(state.down, noise._replace(normal=jnp.where(state.started, z, -size)))
+        tilt = self.walk.law.sampling_tilt  # the walk adds it
+        up, _ = self.walk.step(state.up, noise._replace(normal=jnp.where(state.started, z, size - tilt)))
+        down, _ = self.walk.step(state.down, noise._replace(normal=jnp.where(state.started, z, -size - tilt)))
         plain, shown = self.walk.step(state.plain, noise)
-        deviation = jnp.where(state.started, state.deviation, self.walk.increment(noise).deviation)
-        return PairState(up, down, plain, deviation, jnp.ones_like(state.started)), shown
+        increment = self.walk.increment(noise)
+        deviation = jnp.where(state.started, state.deviation, increment.deviation)
+        ratio = jnp.where(state.started, state.first_ratio, increment.normal_ratio)
+        return PairState(up, down, plain, deviation, ratio, jnp.ones_like(state.started)), shown
 
     def outcome(self, state: PairState) -> dict[str, Float[Array, ""]]:
         """The weight, and the derivative of the mean in a common rise of the thresholds (before weighting)."""
         plain = self.walk.outcome(state.plain)
         higher, lower = (self.walk.outcome(walk)["value"] for walk in (state.up, state.down))
-        volume = (lower - higher) / (state.deviation * math.sqrt(2.0 * math.pi))
-        return {"weight": plain["weight"], "slope": volume + plain["value_shift"]}
+        # R has its own law: the weight of z does not belong to the two runs.
+        volume = (lower - higher) / (state.deviation * math.sqrt(2.0 * math.pi)) / state.first_ratio
+        return {name: plain[name] for name in WEIGHTS} | {"slope": volume + plain["value_shift"]}
 
 
 def estimate(
@@ -79,8 +85,9 @@ def estimate(
 ) -> Gradient:
     """Derivative in the maintenance ratio by the measure-valued derivative of the first step, unbiased, breaker or not.
 
-    **Raises:** `InputError` for other parameters, whose thresholds do not move alike.
+    **Raises:** `InputError` for other parameters, whose thresholds do not move alike, and for a functional that jumps.
     """
+    refuse_jumps(functional, "the measure-valued derivative")
     remedy = "other parameters do not move all thresholds alike"
     require(parameters, ("maintenance",), "the measure-valued derivative", remedy)
     velocity = 1.0 / (1.0 - float(ladder.maintenance))

@@ -25,18 +25,21 @@ class Bias(NamedTuple):
 
     value: Float[np.ndarray, " parameters"]
     source: str
+    error: Float[np.ndarray, " parameters"] | None = None  # standard errors of the values, if those were measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
     """Derivative of the mean of a functional in each parameter, from `batches` batches of `paths` / `batches` paths.
 
-    ci95: two-sided, t law over batches. bias: expectation minus derivative where known, `nan` otherwise. step: of a
-    difference quotient, `nan` for other methods. mean_weight: of the importance weights, 1 up to `mean_weight_error`.
-    ess: paths of equal weight that would be worth as much. largest_contribution_share: of one path in the sum of
-    absolute contributions. half_split_ratio: larger over smaller standard error of the two halves of the batches.
-    accepted: 60 batches or more, no path above 5 %, halves within a factor 1.5, mean weight within four standard errors
-    of 1; a number that is not accepted is shown but should not be used. seconds: processor time of all threads.
+    ci95: two-sided, t law over batches. bias: expectation minus derivative where known, `nan` otherwise; bias_error: its
+    standard error where it was measured on paths, else 0. step: of a difference quotient, `nan` for other methods.
+    mean_weight: of the importance weights, 1 up to `mean_weight_error`. ess: paths of equal weight that would be worth as
+    much; ess_by_class: of those with a jump, of those without (diffusive), and of those with a trip of the breaker.
+    largest_contribution_share: of one path in the sum of absolute contributions. half_split_ratio: larger over smaller
+    standard error of the two halves of the batches. accepted: 60 batches or more, no path above 5 %, halves within a factor
+    1.5, mean weight within four standard errors of 1; a number that is not accepted is shown but should not be used.
+    seconds: processor time of all threads.
     """
 
     parameters: tuple[str, ...]
@@ -46,6 +49,7 @@ class Gradient:
     method: str
     reason: str
     bias: Float[np.ndarray, " parameters"]
+    bias_error: Float[np.ndarray, " parameters"]
     bias_source: str
     step: Float[np.ndarray, " parameters"]
     batches: int
@@ -53,16 +57,23 @@ class Gradient:
     mean_weight: float
     mean_weight_error: float
     ess: float
+    ess_by_class: dict[str, float]
     largest_contribution_share: Float[np.ndarray, " parameters"]
     half_split_ratio: Float[np.ndarray, " parameters"]
     accepted: Bool[np.ndarray, " parameters"]
     seconds: float
 
+    @property
+    def bias_bound(self) -> Float[np.ndarray, " parameters"]:
+        """Upper 97.5 % confidence bound on the size of the bias; `nan` where nothing is known of it."""
+        return np.abs(self.bias) + 1.96 * self.bias_error
+
     def __str__(self) -> str:
         lines = [f"{self.method}: {self.paths:,} paths in {self.batches} batches"]
         for i, name in enumerate(self.parameters):
             mark = "" if self.accepted[i] else "  NOT ACCEPTED"
-            bias = "unknown" if np.isnan(self.bias[i]) else f"{self.bias[i]:.3g}"
+            error = f" +- {self.bias_error[i]:.2g}" if self.bias_error[i] else ""
+            bias = "unknown" if np.isnan(self.bias[i]) else f"{self.bias[i]:.3g}{error}"
             lines.append(f"  d/d {name} = {self.estimate[i]:.6g} +- {self.std_error[i]:.2g}, bias {bias}{mark}")
         return "\n".join([*lines, f"  bias: {self.bias_source}"])
 
@@ -73,6 +84,7 @@ class Batches(NamedTuple):
     means: Float[np.ndarray, "batches parameters"]
     weights: Float[np.ndarray, " batches"]
     ess: float
+    ess_by_class: dict[str, float]
     largest_share: Float[np.ndarray, " parameters"]
     paths: int
     seconds: float
@@ -98,32 +110,56 @@ def run_batches(
     size = batch_size(paths, batches)
     block = max(1, _TOGETHER // size) * size
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for first in range(0, paths, block):
             some = min(block, paths - first)
             outcome = simulate(system, paths=some, seed=seed, first=first, chunk=min(chunk, size))
             outcome = {name: np.asarray(numbers, np.float64) for name, numbers in outcome.items()}
-            yield contributions(outcome), outcome["weight"]
+            yield contributions(outcome), outcome
 
     return reduce_batches(blocks(), size)
 
 
-def reduce_batches(blocks: Iterable[tuple[np.ndarray, np.ndarray]], size: int) -> Batches:
-    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and weights (paths)."""
+def classes(outcome: dict[str, np.ndarray]) -> dict[str, Bool[np.ndarray, " paths"]]:
+    """Which paths belong to each class of events, as far as their outcomes say so."""
+    found = {}
+    if "jumped" in outcome:
+        found |= {"jump": outcome["jumped"] > 0.0, "diffusive": ~(outcome["jumped"] > 0.0)}
+    if "tripped" in outcome:
+        found["trip"] = outcome["tripped"] > 0.0
+    return found
+
+
+def _worth(sums: np.ndarray) -> float:
+    """(sum of w)^2 / sum of w^2, 0 if there is none."""
+    return float(sums[0] ** 2 / sums[1]) if sums[1] > 0.0 else 0.0
+
+
+def reduce_batches(blocks: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]], size: int) -> Batches:
+    """Means and diagnostics of blocks of whole batches: contributions (parameters, paths) and outcomes of the paths,
+    of which weight, jumped and tripped are read."""
     start = time.process_time()
     means, weights, parts = [], [], []
-    for x, weight in blocks:
+    sums: dict[str, np.ndarray] = {}
+    everyone = np.zeros(2)
+    for x, outcome in blocks:
+        weight = outcome["weight"]
+        everyone += (weight.sum(), np.square(weight).sum())
+        for name, members in classes(outcome).items():
+            some = weight[members]
+            sums[name] = sums.get(name, np.zeros(2)) + np.array([some.sum(), np.square(some).sum()])
         means.append(x.reshape(x.shape[0], -1, size).mean(axis=2).T)
         weights.append(weight.reshape(-1, size).mean(axis=1))
         size_of = np.abs(x)
-        parts.append((size_of.sum(axis=1), size_of.max(axis=1), weight.sum(), np.square(weight).sum()))
-    total, largest, weight, square = (np.stack(column) for column in zip(*parts, strict=True))
+        parts.append((size_of.sum(axis=1), size_of.max(axis=1)))
+    total, largest = (np.stack(column) for column in zip(*parts, strict=True))
     with np.errstate(invalid="ignore"):
         share = np.nan_to_num(largest.max(axis=0) / total.sum(axis=0))
     return Batches(
         means=np.concatenate(means),
         weights=np.concatenate(weights),
-        ess=float(weight.sum() ** 2 / square.sum()),
+        ess=_worth(everyone),
+        ess_by_class={name: _worth(both) for name, both in sums.items()},
         largest_share=share,
         paths=size * sum(batch.size for batch in weights),
         seconds=time.process_time() - start,
@@ -171,6 +207,7 @@ def gradient(
         method=method,
         reason=reason,
         bias=bias.value,
+        bias_error=np.zeros(len(parameters)) if bias.error is None else bias.error,
         bias_source=bias.source,
         step=np.full(len(parameters), np.nan) if step is None else step,
         batches=count,
@@ -178,6 +215,7 @@ def gradient(
         mean_weight=weight,
         mean_weight_error=weight_error,
         ess=batches.ess,
+        ess_by_class=batches.ess_by_class,
         largest_contribution_share=batches.largest_share,
         half_split_ratio=split,
         accepted=accepted & (count >= LEAST_BATCHES),

@@ -23,10 +23,10 @@ from jaxtyping import Array, Bool, Float
 from .._fields import InputError
 from .._streams import Noise
 from .companion import AbstractCompanion
-from .functionals import AbstractFunctional
+from .functionals import AbstractFunctional, refuse_jumps
 from .ladder import Ladder
 from .record import Gradient, gradient, no_bias, pilot, require, run_batches
-from .walk import LadderWalk, WalkState
+from .walk import WEIGHTS, LadderWalk, WalkState
 
 PARAMETERS = (
     "maintenance",
@@ -79,7 +79,7 @@ class Scores(AbstractCompanion):
         """What the estimator needs of the walk's outcome, and the scores by parameter."""
         out = self.walk.outcome(state.walk)
         scores = {f"score_{name}": score for name, score in zip(self.parameters, state.scores, strict=True)}
-        return {name: out[name] for name in ("value", "value_shift", "weight")} | scores
+        return {name: out[name] for name in ("value", "value_shift", *WEIGHTS)} | scores
 
 
 def control_coefficients(outcome: dict[str, np.ndarray], parameters: tuple[str, ...]) -> np.ndarray:
@@ -104,9 +104,12 @@ def estimate(
 ) -> Gradient:
     """Derivatives in the maintenance ratio and in the law of the walk by scores, unbiased, breaker or not, in one pass.
 
-    **Raises:** `InputError` for other parameters, and for the jump probability where it is zero.
+    **Raises:** `InputError` for other parameters, for the jump probability where it is zero, and for the maintenance ratio
+    with a functional that jumps.
     """
     require(parameters, PARAMETERS, "the score", "other parameters are no parameters of the noise: use differences")
+    if "maintenance" in parameters:
+        refuse_jumps(functional, "the score of a threshold")
     if "law.jump_probability" in parameters and ladder.get("law.jump_probability") == 0.0:
         raise InputError("law.jump_probability = 0 has no score; use the quadrature, or a small positive probability")
     system = Scores(LadderWalk.build(ladder, functional, dtype), tuple(parameters))
@@ -117,7 +120,8 @@ def estimate(
     def contributions(outcome: dict[str, np.ndarray]) -> np.ndarray:
         scores = np.stack([outcome[f"score_{name}"] for name in parameters])
         volume = scores * (outcome["value"][None, :] - control[:, None])
-        return velocity[:, None] * outcome["weight"] * (volume + pushed[:, None] * outcome["value_shift"])
+        rise = np.where(pushed[:, None], outcome["value_shift"], 0.0)
+        return velocity[:, None] * outcome["weight"] * (volume + rise)
 
     return gradient(
         run_batches(system, contributions, seed=seed, paths=paths, batches=batches, chunk=chunk),

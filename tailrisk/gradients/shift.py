@@ -25,10 +25,10 @@ from jaxtyping import Array, Float
 from .._fields import InputError
 from .._streams import Noise
 from .companion import AbstractCompanion
-from .functionals import AbstractFunctional
+from .functionals import AbstractFunctional, refuse_jumps
 from .ladder import Ladder
 from .record import Gradient, gradient, no_bias, pilot, require, run_batches
-from .walk import LadderWalk, WalkState
+from .walk import FIXED_EVENTS, WEIGHTS, LadderWalk, WalkState
 
 NINE_FIELDS = tuple((n, width) for n in (3, 6, 12) for width in (0.01, 0.02, 0.03))
 _RIDGE = 0.05
@@ -71,7 +71,8 @@ class AbsorbedShift(AbstractCompanion):
         """What the estimator needs of the walk's outcome, and the score of each field."""
         out = self.walk.outcome(state.walk)
         scores = {f"score_{i}": state.score[i] for i in range(self.width.shape[0])}
-        return {name: out[name] for name in ("value", "value_shift", "weight")} | scores
+        fixed = (f"value_{name}" for name in FIXED_EVENTS)
+        return {name: out[name] for name in ("value", *fixed, *WEIGHTS)} | scores
 
 
 def _scores(outcome: dict[str, np.ndarray]) -> np.ndarray:
@@ -122,8 +123,10 @@ def estimate(
     completed (log price); by default one field (6, 2 deviations). With several, fixed shares from the pilot combine them.
 
     **Raises:** `InputError` for other parameters, whose thresholds do not move alike; for more than one increment with an
-    active breaker, which compares prices with different shares of the shift; for a width that is not positive.
+    active breaker, which compares prices with different shares of the shift; for a width that is not positive; for a
+    functional that jumps.
     """
+    refuse_jumps(functional, "the absorbed shift")
     require(parameters, ("maintenance",), "the absorbed shift", "other parameters do not move all thresholds alike")
     fields = ((6, 2.0 * float(ladder.law.deviation)),) if fields is None else tuple(fields)
     if not fields or any(n < 1 or n != int(n) or not width > 0.0 for n, width in fields):

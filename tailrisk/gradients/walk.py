@@ -15,10 +15,11 @@ from .._rare import rare
 from .._streams import Draws, Noise
 from ..simulate import AbstractSystem
 from .clearing import THRESHOLD, SortedClearing
-from .functionals import AbstractFunctional, BadDebt
+from .functionals import AbstractFunctional, BadDebt, Totals
 from .ladder import Ladder, WalkLaw, sorted_accounts
 
 FIXED_EVENTS = ("shift", "initial_shift", "impact")  # parameters with a derivative at fixed events
+WEIGHTS = ("weight", "jumped", "tripped")  # outcomes that the record of an estimate needs
 
 
 class WalkState(NamedTuple):
@@ -39,16 +40,28 @@ class WalkState(NamedTuple):
     window: Float[Array, " window"]  # log prices at the ends of the last steps, minus infinity where there is none
     window_sold: Int[Array, " window"]
     halt: Int[Array, ""]  # steps still to be sat out
+    halted: Int[Array, ""]  # steps sat out
+    jumped: Bool[Array, ""]
+    tripped: Bool[Array, ""]
 
 
 class Increment(NamedTuple):
-    """A step of the walk: its size, the standard normal and deviation behind it, whether it jumped, likelihood ratio."""
+    """A step of the walk: its size, the normal (standard under the true law) and deviation behind it, whether it jumped.
+
+    Likelihood ratios: of jumping or not, and of the normal.
+    """
 
     move: Float[Array, ""]
     normal: Float[Array, ""]
     deviation: Float[Array, ""]
     jump: Bool[Array, ""]
-    ratio: Float[Array, ""]
+    jump_ratio: Float[Array, ""]
+    normal_ratio: Float[Array, ""]
+
+    @property
+    def ratio(self) -> Float[Array, ""]:
+        """Likelihood ratio of the step."""
+        return self.jump_ratio * self.normal_ratio
 
 
 class Side(NamedTuple):
@@ -75,7 +88,7 @@ class LadderWalk(AbstractSystem):
     """Walk, clearing and breaker of a `Ladder`; what differs between parameter values are traced numbers alone.
 
     Outcomes: value (the functional), its derivatives at fixed events (value_shift, value_initial_shift, value_impact),
-    weight, bad_debt, fund_income, sold.
+    weight, bad_debt, fund_income, sold; jumped and tripped are 1 for paths with a jump and with a trip of the breaker.
     """
 
     clearing: SortedClearing
@@ -154,17 +167,22 @@ class LadderWalk(AbstractSystem):
             window=jnp.full(self.window, -jnp.inf, self.dtype),
             window_sold=jnp.zeros(self.window, jnp.int32),
             halt=none,
+            halted=none,
+            jumped=jnp.zeros((), bool),
+            tripped=jnp.zeros((), bool),
         )
 
     def increment(self, noise: Noise) -> Increment:
         """The step that the noise stands for."""
-        law, normal = self.law, noise.normal[0]
+        law = self.law
+        normal = noise.normal[0] + law.sampling_tilt
         jump = noise.uniform[0] < law.sampling_probability
         both = jnp.sqrt(law.deviation**2 + law.jump_deviation**2)
         deviation = jnp.where(jump, both, law.deviation)
         mean = law.drift + jnp.where(jump, law.jump_mean, 0.0)
         ratio = jnp.where(jump, self.jump_ratios[1], self.jump_ratios[0])
-        return Increment(mean + deviation * normal, normal, deviation, jump, ratio)
+        tilt = jnp.exp(law.sampling_tilt * (0.5 * law.sampling_tilt - normal))
+        return Increment(mean + deviation * normal, normal, deviation, jump, ratio, tilt)
 
     def density(self, move: Float[Array, "*moves"]) -> Float[Array, "*moves"]:
         """Density of a step under the true law."""
@@ -180,7 +198,7 @@ class LadderWalk(AbstractSystem):
     def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, WalkState]:
         """Draws a step and clears; shows the state after it."""
         increment = self.increment(noise)
-        state = state._replace(weight=state.weight * increment.ratio)
+        state = state._replace(weight=state.weight * increment.ratio, jumped=state.jumped | increment.jump)
         state = self.advance(state, state.level + increment.move)
         return state, state
 
@@ -191,7 +209,9 @@ class LadderWalk(AbstractSystem):
         point cannot always tell apart.
         """
         halted = state.halt > 0
-        state = state._replace(level=level, halt=jnp.maximum(state.halt - 1, 0))
+        state = state._replace(
+            level=level, halt=jnp.maximum(state.halt - 1, 0), halted=state.halted + halted.astype(jnp.int32)
+        )
         clearing = self.clearing
         needed = crosses(level, clearing.thresholds[state.sold], THRESHOLD)
         if self.window:
@@ -219,12 +239,12 @@ class LadderWalk(AbstractSystem):
         if side is not None:  # the level of a threshold is not below it, and sales that end before it never meet it
             forced = ~side.breaker & side.below & (stop == side.place)
             stop = clearing.first_at_or_below(jnp.where(forced, stop + 1, start), state.level)
-        halt = state.halt
+        halt, tripped = state.halt, state.tripped
         if self.window:
             trip = jnp.maximum(start, clearing.first_beyond(self._room(state)))
             if side is not None:
                 trip = jnp.where(side.breaker, jnp.maximum(start, side.place + jnp.where(side.below, 0, 1)), trip)
-            halt = jnp.where(trip <= stop, jnp.int32(self.halt), halt)
+            halt, tripped = jnp.where(trip <= stop, jnp.int32(self.halt), halt), tripped | (trip <= stop)
             stop = jnp.minimum(stop, trip)
         log_price = state.level - clearing.fall[stop]
         price = jnp.exp(log_price)
@@ -239,13 +259,18 @@ class LadderWalk(AbstractSystem):
             debt_slopes=state.debt_slopes + debt_slopes,
             income_slopes=state.income_slopes + self.fee * gain_slopes,
             halt=halt,
+            tripped=tripped,
         )
 
     def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
         """The functional and its derivatives at fixed events, the weight of the path, and what was sold."""
 
+        start = jnp.zeros(1, jnp.int32)
+        volume = self.clearing.sums.between(start, state.sold[None])[0, 0]
+        halted = state.halted.astype(self.dtype)
+
         def value(bad_debt: Any, fund_income: Any) -> Any:
-            return self.functional(bad_debt, fund_income, self.fund)
+            return self.functional(Totals(bad_debt, fund_income, self.fund, volume, halted))
 
         result, (by_debt, by_income) = jax.value_and_grad(value, argnums=(0, 1))(state.bad_debt, state.fund_income)
         slopes = by_debt * state.debt_slopes + by_income * state.income_slopes
@@ -256,6 +281,8 @@ class LadderWalk(AbstractSystem):
             "bad_debt": state.bad_debt,
             "fund_income": state.fund_income,
             "sold": state.sold.astype(self.dtype),
+            "jumped": state.jumped.astype(self.dtype),
+            "tripped": state.tripped.astype(self.dtype),
         }
 
     def thresholds(self, state: WalkState) -> Candidates:

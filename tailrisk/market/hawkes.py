@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._fields import Real, duration, real
 from .._streams import Draws, Noise
 from .base import AbstractMarket, Shock, above_normal, correlate, correlation_complaints, count_assets, diffusion
-from .jumps import AbstractJumps, jump, jump_complaints, loading_complaints
+from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, loading_complaints
 
 
 class Hawkes(AbstractMarket):
@@ -76,13 +76,16 @@ class Hawkes(AbstractMarket):
         power = ratio + jnp.sqrt(ratio * ratio + ratio)
         return self.branching * self._mean() * (1.0 + power) * uniform**power
 
+    def _excess(self, state: Float[Array, ""], noise: Noise) -> Float[Array, ""]:
+        return jnp.where(state < 0.0, self._stationary(noise.uniform[0]), state)
+
     def init(self, dtype: Any) -> Float[Array, ""]:
         return jnp.full((), -1.0, dtype)  # negative: not started
 
     def move(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[Shock, Float[Array, ""]]:
         assets = self.assets
         normal = correlate(self.correlation, noise.normal[:assets])
-        excess = jnp.where(state < 0.0, self._stationary(noise.uniform[0]), state)
+        excess = self._excess(state, noise)
         intensity = self.jumps.rate + excess
         rest = Noise(noise.normal[assets:], noise.uniform[1:])
         number, _, leap = jump(self.jumps, intensity, self.loading, assets, rest, dt)
@@ -90,6 +93,10 @@ class Hawkes(AbstractMarket):
         after = excess * (1.0 - forget) + number * self.branching * forget / dt
         crash = above_normal(intensity, self.crash_from * self._mean())
         return Shock(diffusion(self.volatility, self.drift, normal, dt) + leap, crash), after
+
+    def arrival(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[int, Float[Array, ""]]:
+        """Which uniform counts the jumps of a step, and the chance of any: below it there is one."""
+        return 1, arrival_chance(self.jumps.rate + self._excess(state, noise), dt)
 
     def prepare(self) -> "Hawkes":
         return self

@@ -11,7 +11,7 @@ from .._fields import Real, duration, real
 from .._hard import crosses
 from .._streams import Draws, Noise
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
-from .jumps import AbstractJumps, jump, jump_complaints, loading_complaints
+from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, loading_complaints
 
 
 class JumpDiffusion(AbstractMarket):
@@ -60,6 +60,11 @@ class JumpDiffusion(AbstractMarket):
         falls = crosses(total, -self.crash_size, "a jump that counts as a crash")
         crash = jnp.where(falls, 1.0, state * jnp.exp(-dt / self.crash_memory))
         return Shock(log_return, crash), crash
+
+    def arrival(self, state: Any, noise: Noise, dt: Float[Array, ""]) -> tuple[int, Float[Array, ""]]:
+        """Which uniform counts the jumps of a step, and the chance of any: below it there is one."""
+        del state, noise
+        return 0, arrival_chance(self.jumps.rate, dt)
 
     def prepare(self) -> "JumpDiffusion":
         return self

@@ -121,6 +121,11 @@ def tails(mean: Float[Array, ""], most: int) -> list[Float[Array, ""]]:
     return [jnp.where(small, above[k], jnp.maximum(1.0 - below[k - 1], 0.0)) for k in range(1, most + 1)]
 
 
+def arrival_chance(rate: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, ""]:
+    """P(N >= 1), the chance of a step with jumps."""
+    return -jnp.expm1(-rate * dt)
+
+
 def jump(
     jumps: AbstractJumps, rate: Float[Array, ""], loading: Real, assets: int, noise: Noise, dt: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " assets"]]:

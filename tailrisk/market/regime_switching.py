@@ -11,7 +11,7 @@ from .._fields import InputError, Real, real
 from .._hard import crosses
 from .._streams import Draws, Noise
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
-from .jumps import AbstractJumps, jump, jump_complaints, loading_complaints
+from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, loading_complaints
 
 
 class RegimeSwitching(AbstractMarket):
@@ -65,19 +65,28 @@ class RegimeSwitching(AbstractMarket):
     def init(self, dtype: Any) -> Float[Array, ""]:
         return jnp.full((), -1.0, dtype)  # negative: not started
 
-    def move(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[Shock, Float[Array, ""]]:
-        assets = self.assets
+    def _crash(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> Float[Array, ""]:
         pace = self.enter + self.leave
         share = self.enter / pace
         memory = jnp.where(state < 0.0, 0.0, jnp.exp(-pace * dt))  # of the indicator; none before the first step
         chance = share * (1.0 - memory) + jnp.maximum(state, 0.0) * memory
-        crash = jnp.astype(crosses(noise.uniform[0], chance, "the switch of a regime"), chance.dtype)
+        return jnp.astype(crosses(noise.uniform[0], chance, "the switch of a regime"), chance.dtype)
+
+    def _rate(self, crash: Float[Array, ""]) -> Float[Array, ""]:
+        return self.jumps.rate * jnp.where(crash > 0.0, 1.0, self.calm_jumps)
+
+    def move(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[Shock, Float[Array, ""]]:
+        assets = self.assets
+        crash = self._crash(state, noise, dt)
         own, rest = noise.normal[:assets], Noise(noise.normal[assets:], noise.uniform[1:])
         calm = diffusion(self.volatility, self.drift, correlate(self.correlation, own), dt)
         wild = diffusion(self.crash_volatility, self.crash_drift, correlate(self.crash_correlation, own), dt)
-        rate = self.jumps.rate * jnp.where(crash > 0.0, 1.0, self.calm_jumps)
-        _, _, leap = jump(self.jumps, rate, self.loading, assets, rest, dt)
+        _, _, leap = jump(self.jumps, self._rate(crash), self.loading, assets, rest, dt)
         return Shock(jnp.where(crash > 0.0, wild, calm) + leap, crash), crash
+
+    def arrival(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[int, Float[Array, ""]]:
+        """Which uniform counts the jumps of a step, and the chance of any: below it there is one."""
+        return 1, arrival_chance(self._rate(self._crash(state, noise, dt)), dt)
 
     def prepare(self) -> "RegimeSwitching":
         return self

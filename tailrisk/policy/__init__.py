@@ -20,7 +20,13 @@ from .refine import Refined as Refined
 from .refine import TrustRegion as TrustRegion
 from .refine import anneal as anneal
 from .refine import refine as refine
+from .refine import restore as restore
 from .refine import settle as settle
+from .sensitivity import Slopes as Slopes
+from .sensitivity import differences as differences
+from .sensitivity import pathwise as pathwise
+from .stationarity import Stationarity as Stationarity
+from .stationarity import stationarity as stationarity
 from .variables import Above as Above
 from .variables import AbstractVariable as AbstractVariable
 from .variables import Rate as Rate

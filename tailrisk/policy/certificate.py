@@ -14,6 +14,8 @@ from scipy import stats
 
 from .. import _streams
 from .._fields import InputError
+from ..tails.bootstrap import student_ratios
+from ..tails.diagnostics import tail_gate
 from ..tails.measures import binomial_interval
 from .constraints import AbstractConstraint, Probability
 from .problem import WEIGHT, Policy, Problem, Stream, checked, mean_cost, outcomes
@@ -28,8 +30,8 @@ class Certification:
 
     `level`: of the joint statement over all constraints and attempts. `batches`: of paths, for the bootstrap.
     `least_hits`, `most_share`: fewer effective hits, or a larger share of the mean on one path, is a refusal.
-    `share`: part of a limit that the expected bound may reach, for the sample size. `gate`: a further refusal, for
-    example by the tail index of importance weights.
+    `share`: part of a limit that the expected bound may reach, for the sample size. `gate`: a further refusal, by
+    default that of the tail index of the contributions where paths carry weights.
     """
 
     level: float = 0.95
@@ -221,7 +223,8 @@ def _refusal(kept: _Stream, method: Certification) -> str:
     if kept.largest_share > method.most_share:
         return f"one path carries {kept.largest_share:.1%} of the mean, at most {method.most_share:.1%} may"
     most = int(min(0.2 * kept.count, 3.0 * np.sqrt(kept.count), 4096))
-    return method.gate(kept.top[:most], kept.count) if method.gate is not None else ""
+    gate = method.gate or (tail_gate() if kept.weighted else None)
+    return gate(kept.top[:most], kept.count) if gate is not None else ""
 
 
 def upper_bound(means: Float[np.ndarray, " batches"], error: float, resamples: int, stream: Stream) -> float:
@@ -229,15 +232,9 @@ def upper_bound(means: Float[np.ndarray, " batches"], error: float, resamples: i
 
     mean - q s.e., where q is the `error` quantile of (mean* - mean)/s.e.* over resampled batches. The left tail of that
     ratio is long when losses are skewed, which is what a normal quantile misses. Resamples come from the stream's keys.
-
-    **Source:** Efron (1981), "Nonparametric standard errors and confidence intervals"; Hall (1988), "Theoretical
-    comparison of bootstrap confidence intervals", for its error of order 1/n.
     """
     batches, mean = means.size, float(means.mean())
     key = _streams.stream_key(stream.seed, f"{stream.root}/bootstrap")
     rng = np.random.default_rng([int(word) for word in np.asarray(key)])
-    drawn = means[rng.integers(0, batches, (resamples, batches))]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = (drawn.mean(axis=1) - mean) / (drawn.std(axis=1, ddof=1) / np.sqrt(batches))
-    low = np.quantile(np.nan_to_num(ratio, nan=0.0), error, method="lower")
+    low = np.quantile(student_ratios(means, rng, resamples), error, method="lower")
     return mean - float(low) * float(means.std(ddof=1)) / np.sqrt(batches)

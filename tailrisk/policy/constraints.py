@@ -34,6 +34,10 @@ class AbstractConstraint(eqx.Module):
         """The same constraint with its level at the best place for the given outcomes."""
 
     @abc.abstractmethod
+    def at(self, level: float) -> "AbstractConstraint":
+        """The same constraint with its level at a known place."""
+
+    @abc.abstractmethod
     def level_at(self, free: Float[Array, ""]) -> Float[Array, ""]:
         """The level t for a free number; 0 is where it was placed."""
 
@@ -64,6 +68,9 @@ class Mean(AbstractConstraint):
         return f"mean {self.outcome}"
 
     def placed(self, x, weight):
+        return self
+
+    def at(self, level):
         return self
 
     def level_at(self, free):
@@ -98,8 +105,10 @@ class Shortfall(AbstractConstraint):
         return f"{float(self.level):.4%} shortfall of {self.outcome}"
 
     def placed(self, x, weight):
-        t = upper_quantile(x, weight, 1.0 - float(self.level))
-        return eqx.tree_at(lambda c: c.start, self, np.asarray(t))
+        return self.at(upper_quantile(x, weight, 1.0 - float(self.level)))
+
+    def at(self, level):
+        return eqx.tree_at(lambda c: c.start, self, np.asarray(float(level)))
 
     def level_at(self, free):
         return self.start + STEP * self.limit * free
@@ -137,7 +146,10 @@ class Probability(AbstractConstraint):
         gap = float(self.threshold) - upper_quantile(x, weight, float(self.limit))
         if not gap > 0.0:  # the start misses the limit by far: any scale of the outcome will do
             gap = float(np.std(x)) or 1.0
-        return eqx.tree_at(lambda c: c.gap, self, np.asarray(gap))
+        return self.at(float(self.threshold) - gap)
+
+    def at(self, level):
+        return eqx.tree_at(lambda c: c.gap, self, np.asarray(float(self.threshold) - float(level)))
 
     def level_at(self, free):
         return self.threshold - self.gap * jnp.exp(STEP * free)

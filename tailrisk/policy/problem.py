@@ -222,7 +222,11 @@ def _cast_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def judge(problem: Problem, parameters: Mapping[str, Any], stream: Stream) -> Judgement:
     """Cost and exact constrained quantities under the model that decides, each level at its best place."""
-    drawn = outcomes(problem, parameters, stream)
+    return judgement(problem, outcomes(problem, parameters, stream))
+
+
+def judgement(problem: Problem, drawn: Mapping[str, np.ndarray]) -> Judgement:
+    """The same of outcomes that were drawn before."""
     weight = drawn[WEIGHT]
     cost = mean_cost(problem, drawn)
     value, error, levels = [], [], []

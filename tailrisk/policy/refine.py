@@ -54,6 +54,14 @@ class TrustRegion:
     shares: tuple[float, ...] = (0.0625, 0.25, 1.0)
     evaluations: int = 60
 
+    def options(self, radius: float) -> dict[str, float]:
+        """What one stage asks of the trust region."""
+        return {
+            "initial_tr_radius": radius,
+            "final_tr_radius": self.shrink * radius,
+            "maxfev": self.evaluations,
+        }
+
     def __post_init__(self):
         if not (self.radius > 0.0 and 0.0 < self.shrink < 1.0 and self.shares and self.shares[-1] == 1.0):
             raise InputError(f"{self}: expected radius > 0, 0 < shrink < 1 and shares that end with 1")
@@ -64,6 +72,7 @@ class Refined:
     """A policy on its grid, judged by the deciding model on the tuning paths.
 
     `violation` is the largest upper bound over its limit (less the room), minus one: positive if a bound is missed.
+    `optimum` and `at_optimum` are the policy before rounding and its judgement.
     """
 
     policy: Policy
@@ -71,9 +80,11 @@ class Refined:
     bounds: Float[np.ndarray, " constraints"]
     violation: float
     evaluations: int
+    optimum: Policy
+    at_optimum: Judgement
 
 
-class _Hard:
+class Trials:
     """Cost and relative violations of the deciding model as functions of free numbers, each point evaluated once."""
 
     def __init__(self, problem: Problem, stream: Stream, z: float, room: float):
@@ -81,12 +92,14 @@ class _Hard:
         self.limits = (1.0 - room) * np.array([float(c.limit) for c in problem.constraints])
         self.seen: dict[bytes, tuple[np.ndarray, Judgement]] = {}
 
+    def values(self, free: np.ndarray) -> dict[str, np.ndarray]:
+        found = variables_.values(self.problem.variables, jnp.asarray(free))
+        return {name: np.asarray(value, float) for name, value in found.items()}
+
     def at(self, free: np.ndarray) -> Judgement:
         key = free.tobytes()
         if key not in self.seen:
-            values = variables_.values(self.problem.variables, jnp.asarray(free))
-            parameters = {name: np.asarray(value, float) for name, value in values.items()}
-            self.seen[key] = free.copy(), judge(self.problem, parameters, self.stream)
+            self.seen[key] = free.copy(), judge(self.problem, self.values(free), self.stream)
         return self.seen[key][1]
 
     def violations(self, judged: Judgement) -> np.ndarray:
@@ -119,22 +132,37 @@ def refine(
     free, radius, evaluations = variables_.free_numbers(problem.variables, start), method.radius, 0
     for share in method.shares:
         paths = min(max(int(share * stream.paths), 2), stream.paths)
-        hard = _Hard(cast, stream._replace(paths=paths), method.z, method.room)
+        hard = Trials(cast, stream._replace(paths=paths), method.z, method.room)
         scale = abs(hard.at(free).cost) or 1.0
         optimize.minimize(
             lambda u, hard=hard, scale=scale: hard.at(u).cost / scale,
             free,
             method="COBYQA",
             constraints=optimize.NonlinearConstraint(lambda u, hard=hard: hard.violations(hard.at(u)), -np.inf, 0.0),
-            options={
-                "initial_tr_radius": radius,
-                "final_tr_radius": method.shrink * radius,
-                "maxfev": method.evaluations,
-            },
+            options=method.options(radius),
         )
         free, radius, evaluations = hard.best(), method.shrink * radius, evaluations + len(hard.seen)
     best = variables_.values(problem.variables, jnp.asarray(free))
     return settle(problem, best, stream, z=method.z, room=method.room, evaluations=evaluations)
+
+
+def restore(problem: Problem, start: Mapping[str, Any], stream: Stream, method: TrustRegion | None = None) -> Refined:
+    """The policy that misses its limits least, whatever it costs: what is left to say when a search finds none that holds.
+
+    Minimizes the sum of squared violations under the deciding model; stops at the first policy without any.
+    """
+    method, cast = method or TrustRegion(), checked(problem)
+    hard = Trials(cast, stream, method.z, method.room)
+
+    def excess(free: np.ndarray) -> float:
+        over = np.maximum(hard.violations(hard.at(free)), 0.0)
+        return float(over @ over)
+
+    free = variables_.free_numbers(problem.variables, start)
+    options = method.options(method.radius) | {"f_target": 0.0}
+    optimize.minimize(excess, free, method="COBYQA", options=options)
+    best = variables_.values(problem.variables, jnp.asarray(hard.best()))
+    return settle(problem, best, stream, z=method.z, room=method.room, evaluations=len(hard.seen))
 
 
 def settle(
@@ -148,8 +176,12 @@ def settle(
 ) -> Refined:
     """Rounds parameters to the safe side and judges the policy that results, without moving them any further."""
     cast = checked(problem)
-    parameters = variables_.rounded(problem.variables, parameters)  # the grid in double precision, whatever the run
-    judged = judge(cast, parameters, stream)
-    violation = _Hard(cast, stream, z, room).violations(judged).max()
+    plain = {name: np.asarray(value, float) for name, value in parameters.items()}
+    parameters = variables_.rounded(problem.variables, plain)  # the grid in double precision, whatever the run
+    judged, before = (judge(cast, values, stream) for values in (parameters, plain))
+    violation = Trials(cast, stream, z, room).violations(judged).max()
     bounds = judged.value + z * judged.std_error
-    return Refined(Policy(parameters, judged.levels), judged, bounds, float(violation), evaluations + 1)
+    optimum = Policy(plain, before.levels)
+    return Refined(
+        Policy(parameters, judged.levels), judged, bounds, float(violation), evaluations + 2, optimum, before
+    )

@@ -7,7 +7,7 @@ one, and keeps bounds and orders.
 
 import abc
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -61,6 +61,26 @@ def _off_grid(grid: Real, **bounds: Real) -> Iterator[tuple[str, str]]:
             yield name, f"{float(bound):g} is not a multiple of grid = {float(grid):g}; rounding could leave the bounds"
 
 
+class Row(NamedTuple):
+    """A bound or an order that a policy must keep: slack = sum of coefficient x entry + constant >= 0."""
+
+    label: str  # what it says when the slack is zero
+    terms: tuple[tuple[str, int, float], ...]  # (variable, entry, coefficient)
+    slack: float
+
+
+def _bound(name: str, entry: int, value: float, bound: float, sign: float, many: bool) -> Row:
+    place = f"{name}[{entry}]" if many else name
+    end = "lower" if sign > 0.0 else "upper"
+    return Row(f"{place} at its {end} bound {bound:g}", ((name, entry, sign),), sign * (value - bound))
+
+
+def _order(name: str, entry: int, other: str, place: int, slack: float) -> Row:
+    """An entry that may not lie below another one."""
+    mark = f"[{entry}]", f"[{place}]"
+    return Row(f"{name}{mark[0]} at {other}{mark[1]}", ((name, entry, 1.0), (other, place, -1.0)), slack)
+
+
 class AbstractVariable(eqx.Module):
     """One named decision: how free numbers make its value and where that value may be rounded to."""
 
@@ -83,6 +103,11 @@ class AbstractVariable(eqx.Module):
     @abc.abstractmethod
     def rounded(self, value: Any, known: Mapping[str, Any]) -> np.ndarray:
         """The value on its grid in the safe direction; `known` are rounded values of the variables before it."""
+
+    def rows(self, known: Mapping[str, Any]) -> Iterator[Row]:
+        """Bounds and orders of the value in `known`, on the host; none unless a variable says otherwise."""
+        del known
+        yield from ()
 
 
 class Rate(AbstractVariable):
@@ -112,6 +137,11 @@ class Rate(AbstractVariable):
 
     def rounded(self, value, known):
         return np.clip(_on_grid(value, self.grid, self.rounding), self.lower, self.upper)
+
+    def rows(self, known):
+        value = float(known[self.name])
+        yield _bound(self.name, 0, value, float(self.lower), 1.0, many=False)
+        yield _bound(self.name, 0, value, float(self.upper), -1.0, many=False)
 
 
 class Scale(AbstractVariable):
@@ -174,6 +204,13 @@ class Tiers(AbstractVariable):
     def rounded(self, value, known):
         return np.clip(_on_grid(value, self.grid, self.rounding), self.lower, self.upper)
 
+    def rows(self, known):
+        value = np.asarray(known[self.name], float)
+        yield _bound(self.name, 0, value[0], float(self.lower), 1.0, many=True)
+        for k in range(1, self.size):
+            yield _order(self.name, k, self.name, k - 1, value[k] - value[k - 1])
+        yield _bound(self.name, self.size - 1, value[-1], float(self.upper), -1.0, many=True)
+
 
 class Above(AbstractVariable):
     """A rate above another variable: x = base + (upper - base) sigmoid(u).
@@ -220,6 +257,14 @@ class Above(AbstractVariable):
         least = _on_grid(known[self.base], self.grid, "up")
         return np.clip(_on_grid(value, self.grid, self.rounding), least, self.upper)
 
+    def rows(self, known):
+        value, base = (np.asarray(known[name], float).reshape(-1) for name in (self.name, self.base))
+        for k in range(self.size):
+            yield _order(self.name, k, self.base, k, value[k] - base[k])
+            if k:
+                yield _order(self.name, k, self.name, k - 1, value[k] - value[k - 1])
+        yield _bound(self.name, self.size - 1, value[-1], float(self.upper), -1.0, many=self.size > 1)
+
 
 class Weights(AbstractVariable):
     """Positive weights that sum to one, softmax of the logarithms of the start plus u; they are not rounded."""
@@ -244,6 +289,31 @@ class Weights(AbstractVariable):
         value = np.asarray(value, float)
         moved = np.log(value[:-1] / value[-1]) - np.log(self.start[:-1] / self.start[-1])
         return moved * (1.0 - self.start[:-1]) / STEP
+
+    def rounded(self, value, known):
+        return np.asarray(value, float)
+
+    def rows(self, known):
+        terms = tuple((self.name, k, 1.0) for k in range(self.size + 1))
+        for sign in (1.0, -1.0):
+            yield Row(f"{self.name} sum to one", tuple((name, k, sign * c) for name, k, c in terms), 0.0)
+
+
+class Relative(AbstractVariable):
+    """Numbers near a known policy, without bounds: start (1 + u/10), entry by entry; for derivatives, not for a search."""
+
+    name: str
+    start: Real = real(unit="unit of the variable")
+
+    @property
+    def size(self) -> int:
+        return max(np.size(self.start), 1)
+
+    def value(self, free, known, starts):
+        return self.start * (1.0 + STEP * free.reshape(np.shape(self.start)))
+
+    def free(self, value, known, starts):
+        return np.reshape((np.asarray(value) / self.start - 1.0) / STEP, -1)
 
     def rounded(self, value, known):
         return np.asarray(value, float)
@@ -291,3 +361,8 @@ def rounded(variables: tuple[AbstractVariable, ...], given: Mapping[str, Any]) -
     for variable in variables:
         known[variable.name] = variable.rounded(given[variable.name], known)
     return known
+
+
+def rows(variables: tuple[AbstractVariable, ...], known: Mapping[str, Any]) -> list[Row]:
+    """All bounds and orders of named values, on the host."""
+    return [row for variable in variables for row in variable.rows(known)]

@@ -157,7 +157,7 @@ class MarginGroups(AbstractPositions):
             called=None if self.call is None else jnp.full_like(money, -1.0),
         )
 
-    def standing(self, state: GroupsState) -> GroupsOrder:
+    def standing(self, state: GroupsState, log_mark: Any = None) -> GroupsOrder:
         """The queue."""
         zero, called = jnp.zeros_like(state.money), self.call is not None
         backstopped = self.liquidation.backstopped

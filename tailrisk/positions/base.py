@@ -74,8 +74,12 @@ class AbstractPositions(eqx.Module):
         """The state of a path before the first step."""
 
     @abc.abstractmethod
-    def standing(self, state: Any) -> Any:
-        """Orders the venue still holds from earlier steps (the backlog of a halt or throttle)."""
+    def standing(self, state: Any, log_mark: Float[Array, " assets"] | None = None) -> Any:
+        """Orders the venue still holds from earlier steps (the backlog of a halt or throttle).
+
+        A mark is given where nothing can wait and sales cannot bring what is not in breach at the mark on the other side
+        into breach.
+        """
 
     @abc.abstractmethod
     def needed(self, state: Any, log_mark: Float[Array, " assets"], level: Float[Array, " assets"]) -> Bool[Array, ""]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from .._hard import decisive
 
+_FAN = 16
 DEFICIT = "which positions are closed in deficit"
 
 
@@ -32,6 +33,40 @@ def count_above(table: Float[Array, "sides places"], value: Float[Array, " sides
         return jnp.where((ahead <= places) & above, ahead, found)
 
     return jax.lax.fori_loop(0, bits, halve, jnp.zeros(sides, jnp.int32))
+
+
+class Descending(eqx.Module):
+    """Sorted rows under a wide search tree: a search looks a few times at neighbors instead of often at far places.
+
+    `marks` has every s-th entry of all rows, for s a power of 16 from high to 1.
+    """
+
+    marks: tuple[Float[Array, " _"], ...]
+    places: int = eqx.field(static=True)  # entries of a row, a power of two
+
+    @classmethod
+    def build(cls, table: np.ndarray, dtype: Any) -> "Descending":
+        """`table`: (rows, places), each row descending; places is a power of two."""
+        places = table.shape[1]
+        tables = [table[:, step - 1 :: step].reshape(-1) for step in _steps(places)]
+        return cls(tuple(jnp.asarray(marks, dtype) for marks in tables), places)
+
+    def count_above(self, row: Int[Array, ""], value: Float[Array, ""], what: str) -> Int[Array, ""]:
+        """How many entries of a row lie strictly above a value; `what` they decide is said if a derivative arrives."""
+        value = decisive(value, what)
+        found, block = jnp.zeros_like(row), self.places  # entries known to be above; the block after them is searched
+        for step, marks in zip(_steps(self.places), self.marks, strict=True):
+            first = (row * self.places + found) // step
+            seen = jax.lax.dynamic_slice(decisive(marks, what), (first,), (block // step,))
+            whole = jnp.sum(seen > value, dtype=jnp.int32)
+            # A block that lies above as a whole is searched as well, for what comes next may be of another row.
+            found = found + step * (whole if step == 1 else jnp.minimum(whole, block // step - 1))
+            block = step
+        return found
+
+
+def _steps(places: int) -> list[int]:
+    return [step for step in (_FAN**j for j in reversed(range(places.bit_length()))) if step < places] or [1]
 
 
 class PrefixSums(eqx.Module):

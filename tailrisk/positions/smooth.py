@@ -57,14 +57,14 @@ class SmoothThresholds(AbstractPositions):
     def build(cls, book: Book, price: Any, margin: Any, fee: Any, cells: int, dtype: Any) -> "SmoothThresholds":
         """Spreads the accounts of a book over a grid of `cells` cells, linearly between the two nearest nodes.
 
-        Cash of the book and lines of the margin may be traced: the tables are then differentiable in both.
+        Cash and weights of the book and lines of the margin may be traced: the tables are then differentiable in them.
         """
         if np.asarray(book.quantity).shape[1] != 1:
             raise InputError('a ladder holds one asset; use positions.kind = "Accounts" for several')
         spot = np.asarray(price, float).reshape(1)
         rates, deductions = (line[0] for line in margin.lines())
-        xp = jnp if any(isinstance(x, jax.Array) for x in (book.cash, rates, deductions)) else np
-        quantity, weight = np.asarray(book.quantity, float)[:, 0], np.asarray(book.weight, float)
+        xp = jnp if any(isinstance(x, jax.Array) for x in (book.cash, book.weight, rates, deductions)) else np
+        quantity, weight = np.asarray(book.quantity, float)[:, 0], xp.asarray(book.weight, float)
         equity = book.cash + quantity * (spot - np.asarray(book.entry, float)[:, 0])
         size, side = np.abs(quantity), np.sign(quantity)
         value = size * spot
@@ -88,7 +88,7 @@ class SmoothThresholds(AbstractPositions):
             return _added(xp, shape, xp.concatenate([row, row + 1]), both)
 
         units, money = table(weight * size), table(weight * equity)
-        mean = _added(xp, shape[:2], row // (cells + 1), weight * deductions[tier])
+        mean = _added(xp, shape[:2], row // (cells + 1), weight * xp.asarray(deductions)[tier])
         held = spot[0] * units.sum(axis=2)
         mean = xp.where(
             held > 0.0, mean / xp.where(held > 0.0, held, 1.0), 0.0
@@ -131,7 +131,7 @@ class SmoothThresholds(AbstractPositions):
         """Amounts with a threshold in (low, high]."""
         return self._above(self._places(low)) - self._above(self._places(high))
 
-    def standing(self, state: SmoothState) -> Float[Array, "2"]:
+    def standing(self, state: SmoothState, log_mark: Any = None) -> Float[Array, "2"]:
         """The levels ordered closed so far."""
         return state.ordered
 

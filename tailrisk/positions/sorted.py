@@ -7,6 +7,7 @@ s = +1 for longs and -1 for shorts, so that a position is in breach when z is be
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import InputError, Real, to_real
 from .._hard import crosses, decisive
-from .._sums import short_total
+from .._ranges import range_sum
+from .._rare import rare
+from .._sums import halving_total, short_total
 from ..liquidation import BREACH
 from ..waterfall.base import Closing
 from .base import LIMIT, AbstractPositions, Book, Limits
-from .search import Dominance, PrefixSums, count_above
+from .search import Descending, Dominance, PrefixSums
+
+WINDOW = 32  # groups that are settled at a time
+APART = 1e-3  # log price between the first thresholds of the two sides, far above rounding
 
 
 class LadderState(NamedTuple):
@@ -28,6 +34,13 @@ class LadderState(NamedTuple):
     sold: Int[Array, "2"]
     ordered: Int[Array, "2"]
     haircut: Float[Array, "2"]
+
+
+class Orders(NamedTuple):
+    """Of each side looked at (0 longs, 1 shorts), how many of its sorted groups are to be closed."""
+
+    side: Int[Array, " sides"]
+    place: Int[Array, " sides"]
 
 
 def thresholds(book: Book, price: np.ndarray, rates: np.ndarray, deductions: np.ndarray) -> np.ndarray:
@@ -60,9 +73,13 @@ class SortedThresholds(AbstractPositions):
 
     price: Real  # (1,) USD/unit
     level: Float[Array, "2 groups"]  # thresholds, descending
+    search: Descending  # the same
+    units: Float[Array, " entries"]  # of each group; longs, shorts, and a window of nothing
+    money: Float[Array, " entries"]  # USD, equity of each group at p0
     sums: PrefixSums  # of (units, USD equity at p0)
-    short: Dominance  # longs, shorts by the level where equity is zero; then by where it equals the liquidation fee
+    bankrupt: Dominance  # the same by the level where equity is zero
     fee: Real  # 1, of traded notional
+    apart: bool = eqx.field(static=True)  # no price is below a long's threshold and above a short's
     sparse = True
     backstopped = False
 
@@ -84,7 +101,7 @@ class SortedThresholds(AbstractPositions):
         # A power of two: books of the same size but another seed share one compiled program.
         places = 1 << max(len(rows) - 1 for rows in sides).bit_length()
         level = np.full((2, places), -np.inf)
-        zero_equity, fee_equity = level.copy(), level.copy()
+        zero_equity = level.copy()
         amounts = np.zeros((2, places, 2))
         for s, rows in enumerate(sides):
             rows = rows[np.argsort(-breach[rows], kind="stable")]
@@ -94,13 +111,17 @@ class SortedThresholds(AbstractPositions):
             leverage_free = sign - equity[rows] / (size * price_)  # e^x where equity is zero, times the side
             with np.errstate(divide="ignore"):
                 zero_equity[s, :n] = sign * np.log(np.maximum(sign * leverage_free, 0.0))
-                fee_equity[s, :n] = sign * np.log(np.maximum(leverage_free / (sign - fee_), 0.0))
+        entries = np.concatenate([amounts.reshape(-1, 2), np.zeros((WINDOW, 2))])
         return cls(  # pyright: ignore[reportCallIssue]
             price=to_real(price_),
             level=jnp.asarray(level, dtype),
+            search=Descending.build(level, dtype),
             sums=PrefixSums.build(amounts, dtype),
-            short=Dominance.build(np.concatenate([zero_equity, fee_equity]), np.concatenate([amounts, amounts]), dtype),
+            units=jnp.asarray(entries[:, 0], dtype),
+            money=jnp.asarray(entries[:, 1], dtype),
+            bankrupt=Dominance.build(zero_equity, amounts, dtype),
             fee=to_real(fee_),
+            apart=bool(level[:, 0].sum() < -APART),
         )
 
     def init(self, dtype: Any) -> LadderState:
@@ -108,38 +129,36 @@ class SortedThresholds(AbstractPositions):
         none = jnp.zeros(2, jnp.int32)
         return LadderState(none, none, jnp.zeros(2, dtype))
 
-    def _side_level(self, log_price: Float[Array, " 1"]) -> Float[Array, "2"]:
-        return jnp.concatenate([log_price, -log_price])
-
-    def standing(self, state: LadderState) -> Int[Array, "2"]:
-        """The orders given so far."""
-        return state.ordered
+    def standing(self, state: LadderState, log_mark: Float[Array, " 1"] | None = None) -> Orders:
+        """The orders given so far; of the side in breach alone if a mark is given and the sides are apart."""
+        if log_mark is None or not self.apart:
+            return Orders(jnp.arange(2, dtype=jnp.int32), state.ordered)
+        side = jnp.where(crosses(log_mark, self.level[0, :1], BREACH), 0, 1).astype(jnp.int32)
+        return Orders(side, _of(side, state.ordered))
 
     def needed(self, state: LadderState, log_mark: Float[Array, " 1"], level: Any) -> Bool[Array, ""]:
         """Whether any order stands or is triggered by the mark: one look at the next threshold of each side."""
         del level
         places = self.level.shape[1]
-        following = self.level.reshape(-1)[
-            jnp.arange(2, dtype=jnp.int32) * places + jnp.minimum(state.sold, places - 1)
-        ]
-        waiting = crosses(self._side_level(log_mark), following, BREACH) & (state.sold < places)
+        side = jnp.arange(2, dtype=jnp.int32)
+        following = self.level.reshape(-1)[side * places + jnp.minimum(state.sold, places - 1)]
+        waiting = crosses(_sign(side, log_mark) * log_mark, following, BREACH) & (state.sold < places)
         waiting = waiting | (state.ordered > state.sold)
         return waiting[0] | waiting[1]
 
-    def breached(
-        self, state: LadderState, order: Int[Array, "2"], log_mark: Float[Array, " 1"], level: Any
-    ) -> Int[Array, "2"]:
+    def breached(self, state: LadderState, order: Orders, log_mark: Float[Array, " 1"], level: Any) -> Orders:
         """Groups whose threshold lies above the mark."""
         del state, level
-        return jnp.maximum(order, count_above(self.level, self._side_level(log_mark), BREACH))
+        marks = _sign(order.side, log_mark) * log_mark
+        reached = [self.search.count_above(side, mark, BREACH) for side, mark in zip(order.side, marks, strict=True)]
+        return order._replace(place=jnp.maximum(order.place, jnp.stack(reached)))
 
-    def volume(
-        self, state: LadderState, order: Int[Array, "2"], limits: Limits | None
-    ) -> tuple[Float[Array, " 1"], Int[Array, "2"]]:
-        """Net selling of the groups from `sold` to `order`, whole groups, as far as the limits let them."""
-        executed = order if limits is None else self._limited(state.sold, order, limits)
-        units = self.sums.between(state.sold, executed)[:, 0]
-        return units[:1] - units[1:], executed
+    def volume(self, state: LadderState, order: Orders, limits: Limits | None) -> tuple[Float[Array, " 1"], Orders]:
+        """Net selling of the groups from `sold` to the order, whole groups, as far as the limits let them."""
+        sold = _of(order.side, state.sold)
+        place = order.place if limits is None else self._limited(sold, order.place, limits)
+        units = self.sums.between(sold, place, order.side)[:, 0]
+        return short_total(_sign(order.side, units) * units)[None], order._replace(place=place)
 
     def _limited(self, sold: Int[Array, "2"], order: Int[Array, "2"], limits: Limits) -> Int[Array, "2"]:
         cap = decisive(jnp.concatenate([limits.sell_cap, limits.buy_cap]), LIMIT)
@@ -164,46 +183,46 @@ class SortedThresholds(AbstractPositions):
     def settle(
         self,
         state: LadderState,
-        order: Int[Array, "2"],
-        executed: Int[Array, "2"],
+        order: Orders,
+        executed: Orders,
         log_fill: Float[Array, " 1"],
         crash: Any,
         dt: Any,
     ) -> tuple[LadderState, Closing]:
         """Closes the groups from `sold` to `executed` at one fill price; the fee comes out of what equity is left."""
         del crash, dt
-        start = state.sold
-        fill = self._side_level(log_fill)
-        sums = self.sums.between(start, executed)
-        deficit, short_of_fee, bankrupt = self._short(start, executed, fill)
-        notional = sums[:, 0] * self.price * jnp.exp(log_fill)
-        fee = self.fee * notional - short_of_fee + deficit
-        surplus = self._equity(sums, fill) + deficit - fee
+        side, sold = order.side, _of(order.side, state.sold)
+        sign = _sign(side, log_fill)
+        sums = self.sums.between(sold, executed.place, side)
+        first, price, move = (
+            side * self.level.shape[1],
+            self.price * jnp.exp(log_fill),
+            self.price * jnp.expm1(log_fill),
+        )
+        given = (self.units, self.money, self.fee * price[0])
+        parts = [
+            range_sum(_window, (*given, sign[i] * move[0]), first[i] + sold[i], first[i] + executed.place[i], WINDOW)
+            for i in range(side.shape[0])
+        ]
+        deficit, fee, bankrupt = jnp.stack(parts, axis=1)
         closing = Closing(
             deficit=short_total(deficit),
             fee=short_total(fee),
-            surplus=short_total(surplus),
+            surplus=short_total(self._equity(side, sums, log_fill) + deficit - fee),
             deposit=jnp.zeros_like(deficit[0]),
-            notional=short_total(notional),
+            notional=short_total(sums[:, 0] * price),
             opened=short_total(sums[:, 0] * self.price),
-            bankrupt=bankrupt[:1] - bankrupt[1:],
+            bankrupt=short_total(sign * bankrupt)[None],
         )
-        return state._replace(sold=executed, ordered=jnp.maximum(order, executed)), closing
+        closed = _into(state.sold, side, executed.place)
+        return state._replace(
+            sold=closed, ordered=jnp.maximum(_into(state.ordered, side, order.place), closed)
+        ), closing
 
-    def _equity(self, sums: Float[Array, "2 2"], side_level: Float[Array, "2"]) -> Float[Array, "2"]:
-        sign = jnp.asarray([1.0, -1.0], side_level.dtype)
-        return sums[:, 1] + sign * sums[:, 0] * self.price * jnp.expm1(sign * side_level)
-
-    def _short(
-        self, start: Any, stop: Any, side_level: Float[Array, "2"]
-    ) -> tuple[Float[Array, "2"], Float[Array, "2"], Float[Array, "2"]]:
-        """Negative equity, what equity lacks to the full fee (deficits included), and the units in deficit; per side."""
-        sign = jnp.asarray([1.0, -1.0], side_level.dtype)
-        twice = [jnp.concatenate([x, x]) for x in (start, stop, side_level)]
-        sums = self.short.above(*twice)
-        deficit = -self._equity(sums[:2], side_level)
-        lacking = self.fee * sums[2:, 0] * self.price * jnp.exp(sign * side_level) - self._equity(sums[2:], side_level)
-        return jnp.maximum(deficit, 0.0), jnp.maximum(lacking, 0.0), sums[:2, 0]
+    def _equity(
+        self, side: Int[Array, " sides"], sums: Float[Array, "sides 2"], log_price: Float[Array, " 1"]
+    ) -> Float[Array, " sides"]:
+        return sums[:, 1] + _sign(side, log_price) * sums[:, 0] * (self.price * jnp.expm1(log_price))
 
     def _open(self, state: LadderState) -> tuple[Int[Array, "2"], Int[Array, "2"]]:
         return state.sold, jnp.full_like(state.sold, self.level.shape[1])
@@ -211,12 +230,22 @@ class SortedThresholds(AbstractPositions):
     def equity(self, state: LadderState, log_price: Float[Array, " 1"]) -> Float[Array, ""]:
         """Open groups at a price, after haircuts."""
         sums = self.sums.between(*self._open(state))
-        return short_total(self._equity(sums, self._side_level(log_price)) - state.haircut)
+        return short_total(self._equity(jnp.arange(2, dtype=jnp.int32), sums, log_price) - state.haircut)
 
     def open_deficit(self, state: LadderState, log_price: Float[Array, " 1"]) -> tuple[Float[Array, ""], Any]:
-        """Negative equity of groups that are still open, and their signed units."""
-        deficit, _, units = self._short(*self._open(state), self._side_level(log_price))
-        return short_total(deficit), units[:1] - units[1:]
+        """Negative equity of groups that are still open, and their signed units; nothing where nobody is in breach."""
+        sides = jnp.arange(2, dtype=jnp.int32)
+
+        def owed(given: Any, nothing: Any) -> Any:
+            ladder, state, log_price = given
+            sign = _sign(sides, log_price)
+            sums = ladder.bankrupt.above(*ladder._open(state), sign * log_price)
+            return jnp.maximum(-ladder._equity(sides, sums, log_price), 0.0), sign * sums[:, 0]
+
+        nothing = jnp.zeros((2, 2), log_price.dtype)
+        breach = self.needed(state, log_price, None)
+        deficit, units = rare(breach, owed, (self, state, log_price), (nothing[0], nothing[1]))
+        return short_total(deficit), short_total(units)[None]
 
     def holdings(self, state: LadderState) -> Float[Array, " 1"]:
         """Net open units."""
@@ -226,8 +255,7 @@ class SortedThresholds(AbstractPositions):
     def entries(self, side: int) -> tuple[Float[Array, " entries"], Float[Array, " entries"]]:
         """Liquidation levels in side coordinates and units of the groups of a side (0 longs, 1 shorts); on the host."""
         level = np.asarray(self.level[side])
-        table = np.asarray(self.sums.table[side], float)
-        units = np.diff(table[:, 0] + table[:, 1])
+        units = np.asarray(self.units, float)[side * level.size :][: level.size]
         real = np.isfinite(level) & (units > 0)
         return jnp.asarray(level[real]), jnp.asarray(units[real], self.level.dtype)
 
@@ -249,3 +277,33 @@ class SortedThresholds(AbstractPositions):
         """Takes profit from the winners; their positions stay (see the class)."""
         del contracts, log_price
         return state._replace(haircut=state.haircut + amount[:, 0])
+
+
+def _sign(side: Int[Array, " sides"], like: Any) -> Float[Array, " sides"]:
+    """+1 for longs, -1 for shorts."""
+    return (1 - 2 * side).astype(like.dtype)
+
+
+def _of(side: Int[Array, " sides"], pair: Int[Array, "2"]) -> Int[Array, " sides"]:
+    """What a pair says about the sides looked at."""
+    return pair if side.shape == (2,) else jnp.where(side == 0, pair[:1], pair[1:])
+
+
+def _into(pair: Int[Array, "2"], side: Int[Array, " sides"], value: Int[Array, " sides"]) -> Int[Array, "2"]:
+    """The pair with new values of the sides looked at."""
+    return value if side.shape == (2,) else jnp.where(side == jnp.arange(2, dtype=jnp.int32), value, pair)
+
+
+def _window(given: Any, first: Int[Array, ""], stop: Int[Array, ""]) -> Float[Array, "3"]:
+    """Deficits, fees paid and units in deficit of the groups of one window.
+
+    The equity of a group is its money at p0 + units x `move`; it pays `fee` per unit as far as its equity goes.
+    """
+    units, money, fee, move = given
+    here = [jax.lax.dynamic_slice(table, (first,), (WINDOW,)) for table in (units, money)]
+    units, money = jax.lax.optimization_barrier(here)  # or the compiler fetches them anew for every term of the sums
+    inside = first + jnp.arange(WINDOW, dtype=jnp.int32) < stop
+    equity = money + units * move
+    paid = jnp.minimum(fee * units, jnp.maximum(equity, 0.0))
+    terms = jnp.maximum(-equity, 0.0), paid, jnp.where(equity < 0.0, units, 0.0)
+    return jnp.stack([halving_total(jnp.where(inside, term, 0.0)) for term in terms])

@@ -41,6 +41,16 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, lambda file: file.write(text.encode()))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON that this package wrote."""
+    return json.loads(path.read_text("utf-8"))
+
+
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _jsonable(item) for key, item in value.items()}

@@ -192,18 +192,25 @@ def execute(
     return summary
 
 
+def made_with() -> dict[str, Any]:
+    """Commit, versions and device: what numbers were made with."""
+    return {
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
+        | {"tailrisk": package_version()},
+        "python": platform.python_version(),
+        "device": str(jax.devices()[0].device_kind),
+        "platform": jax.devices()[0].platform,
+    }
+
+
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
     """Writes `run.json`, which means that the run is finished, and removes the parts."""
     text = (folder / "config.toml").read_bytes()
     write_json(
         folder / "run.json",
-        {
-            "commit": _commit(),
-            "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
-            | {"tailrisk": _version()},
-            "python": platform.python_version(),
-            "device": str(jax.devices()[0].device_kind),
-            "platform": jax.devices()[0].platform,
+        made_with()
+        | {
             "precision": study.run.precision,
             "seed": study.run.seed,
             "config_sha256": hashlib.sha256(text).hexdigest(),
@@ -254,11 +261,11 @@ def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[s
     return part
 
 
-def _version() -> str:
+def package_version() -> str:
     return version("tailrisk-jax")
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout this package runs from, if it runs from one."""
     here = Path(__file__).resolve().parent
     try:

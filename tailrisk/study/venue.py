@@ -12,54 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._fields import InputError
 from ..breaker import NoBreaker
+from ..leaves import with_parameters
 from ..policy import AbstractSampledModel
 from ..scenario import Scenario, SmoothLadder
 from ..simulate import batch, simulate
 
 LANES = 1024  # paths of one compiled batch, whatever the size of a sample, so that all share a program
-
-INITIAL = "initial_rates"
-"""Name for the reciprocal of `max_leverage`: what a tier asks for when a position is opened."""
-
-
-def _leaf(scenario: Scenario, key: str) -> tuple[Any, bool]:
-    """Where a dotted key leads, and whether its value is written as a reciprocal."""
-    *parents, last = key.split(".")
-    reciprocal = last == INITIAL
-
-    def where(tree: Any) -> Any:
-        for name in (*parents, "max_leverage" if reciprocal else last):
-            tree = tree[int(name)] if name.isdigit() else getattr(tree, name)
-        return tree
-
-    return where, reciprocal
-
-
-def current(scenario: Scenario, key: str) -> np.ndarray:
-    """Value of a leaf, as a tuner names it.
-
-    **Raises:** `InputError` if the key does not lead to a number.
-    """
-    where, reciprocal = _leaf(scenario, key)
-    try:
-        value = np.asarray(where(scenario), float)
-    except (AttributeError, IndexError, TypeError, ValueError):
-        raise InputError(
-            f"{key}: no number of the scenario; write the dotted key of one, for example margin.maintenance_rates"
-        ) from None
-    return 1.0 / value if reciprocal else value
-
-
-def with_parameters(scenario: Scenario, parameters: Mapping[str, Any]) -> Scenario:
-    """The scenario with named leaves replaced; a row of tiers fits a table of one asset."""
-    for key, value in parameters.items():
-        where, reciprocal = _leaf(scenario, key)
-        value = jnp.asarray(value) if hasattr(value, "aval") else np.asarray(value, float)
-        value = (1.0 / value if reciprocal else value).reshape(np.shape(where(scenario)))
-        scenario = eqx.tree_at(where, scenario, value)
-    return scenario
 
 
 def _scales(system: Any) -> tuple[Any, ...]:

@@ -1,3 +1,32 @@
 """Estimators of tails and their intervals; they know no finance."""
 
+from . import accumulator as accumulator
+from . import backtests as backtests
+from . import diagnostics as diagnostics
+from . import extremes as extremes
 from . import measures as measures
+from . import plan as plan
+from . import streamed as streamed
+from . import tail_index as tail_index
+from . import weighted as weighted
+from .crossentropy import CrossEntropy as CrossEntropy
+from .diagnostics import Result as Result
+from .estimate import Antithetic as Antithetic
+from .estimate import Plain as Plain
+from .estimate import confirm as confirm
+from .estimate import fit as fit
+from .estimate import run as run
+from .frozen import dumps as dumps
+from .frozen import loads as loads
+from .problem import ALWAYS as ALWAYS
+from .problem import AbstractProblem as AbstractProblem
+from .problem import Roles as Roles
+from .proposal import AbstractProposal as AbstractProposal
+from .proposal import Frozen as Frozen
+from .proposal import JumpTilt as JumpTilt
+from .proposal import Tilted as Tilted
+from .splitting import Splitting as Splitting
+from .targets import Mean as Mean
+from .targets import Probability as Probability
+from .targets import Tail as Tail
+from .targets import exhaustion as exhaustion

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -53,13 +52,12 @@ class Payment(NamedTuple):
 
 
 class WaterfallState(NamedTuple):
-    """What a path carries: fund and venue capital left (USD), the backstop's inventory, totals since the start."""
+    """What a path carries: fund and venue capital left (USD), the backstop's inventory."""
 
     fund: Scalar
     capital: Scalar
     backstop: Inventory | tuple[()]
     ruined: Bool[Array, ""]  # the fund was empty with a deficit unpaid
-    paid: Payment
 
 
 class Waterfall(eqx.Module):
@@ -84,14 +82,18 @@ class Waterfall(eqx.Module):
     backstop: Backstop | None = None
 
     def init(self, assets: int, dtype: Any) -> WaterfallState:
-        """The state before the first step: a full fund and nothing paid."""
-        zero, sides = jnp.zeros((), dtype), jnp.zeros((2, assets), dtype)
-        paid = Payment(zero, zero, zero, sides, sides, zero, zero, zero, zero, zero)
+        """The state before the first step: a full fund."""
+        zero = jnp.zeros((), dtype)
         inventory = () if self.backstop is None else self.backstop.init(assets, dtype)
-        return WaterfallState(zero + self.fund, zero + self.venue_capital, inventory, jnp.zeros((), bool), paid)
+        return WaterfallState(zero + self.fund, zero + self.venue_capital, inventory, jnp.zeros((), bool))
+
+    def unpaid(self, assets: int, dtype: Any) -> Payment:
+        """Nothing paid yet: where sums of payments start."""
+        zero, sides = jnp.zeros((), dtype), jnp.zeros((2, assets), dtype)
+        return Payment(zero, zero, zero, sides, sides, zero, zero, zero, zero, zero)
 
     def wealth(self, state: WaterfallState, price: Assets) -> Scalar:
-        """What the venue's own pots hold at prices in USD/unit: fund, capital and the backstop's equity; USD."""
+        """What the venue's own waterfall hold at prices in USD/unit: fund, capital and the backstop's equity; USD."""
         own = state.fund + state.capital
         if self.backstop is not None and isinstance(state.backstop, Inventory):
             own = own + self.backstop.value(state.backstop, price)
@@ -136,8 +138,7 @@ class Waterfall(eqx.Module):
             kept=kept,
             fees_out=closing.fee - to_fund,
         )
-        paid = jax.tree.map(jnp.add, state.paid, payment)
-        return WaterfallState(fund, state.capital - by_capital, inventory, ruined, paid), payment
+        return WaterfallState(fund, state.capital - by_capital, inventory, ruined), payment
 
 
 def _deleverage(unpaid: Scalar, closing: Closing, profit: Sides, price: Assets) -> tuple[Sides, Sides, Scalar]:

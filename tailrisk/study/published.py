@@ -1,0 +1,202 @@
+"""Published figures: an experiment found by its name, its config, and the manifest that says how its numbers were made.
+
+An experiment is one flat file NAME.py with a `Config`, `main(config, setting) -> curves`, `checks(curves)` and
+`draw(curves)`, beside a config NAME.toml whose table [smoke] holds the numbers of a quick run.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .config import CONVERTER, ConfigError, dump, merge, read_toml, structure
+from .observed import Curves, Row, status
+from .run import made_with
+
+CONFIGS = Path("configs") / "figures"  # beside the folder of experiments
+PRECISIONS = {"f32": np.dtype("float32"), "f64": np.dtype("float64")}
+_REMEDY = "run it from a clone of the project, or give --experiments"
+
+
+class DataFile(NamedTuple):
+    """A file that an experiment reads, under the folder of --data."""
+
+    path: str
+    licence: str
+    date: str
+    source: str
+
+
+class Setting(NamedTuple):
+    """How an experiment is run, whatever its config: seed, precision, folder of data, and whom to tell how it goes."""
+
+    seed: int = 0
+    dtype: Any = PRECISIONS["f64"]
+    data: Path = Path("data")
+    report: Callable[[str], None] = lambda text: None
+
+
+class Experiment(NamedTuple):
+    """A figure's name, its module, and its config file."""
+
+    name: str
+    module: ModuleType
+    file: Path
+
+    @property
+    def question(self) -> str:
+        """The first line of the docstring."""
+        return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def data(self) -> tuple[DataFile, ...]:
+        """Files that are needed."""
+        return tuple(getattr(self.module, "DATA", ()))
+
+    def cost(self, smoke: bool) -> str:
+        """What the config says a run takes."""
+        return str(read_toml(self.file).get("cost", {}).get("smoke" if smoke else "full", "not said"))
+
+    def config(self, smoke: bool, **more: Any) -> Any:
+        """The numbers of a run; `more` goes on top."""
+        table = read_toml(self.file)
+        table.pop("cost", None)
+        quick = table.pop("smoke", {})
+        return structure(merge(table, quick) | more if smoke else table | more, self.module.Config)
+
+
+def names(folder: Path) -> list[str]:
+    """Names of the figures of a folder of experiments.
+
+    **Raises:** `ConfigError` if the folder holds no figures.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no folder of experiments here; {_REMEDY}")
+    found = sorted(file.stem for file in (folder.parent / CONFIGS).glob("*.toml"))
+    if not found:
+        raise ConfigError(f"{folder.parent / CONFIGS}: no configs of figures here; {_REMEDY}")
+    return [stem.replace("_", "-") for stem in found]
+
+
+def find(name: str, folder: Path) -> Experiment:
+    """The experiment of a figure.
+
+    **Raises:** `ConfigError` naming the figures there are, or the file that is missing.
+    """
+    known = names(folder)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"{name}: no such figure" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}")
+        )
+    stem = name.replace("-", "_")
+    file = folder / f"{stem}.py"
+    if not file.is_file():
+        raise ConfigError(f"{file}: the experiment of {name} is missing; {_REMEDY}")
+    spec = importlib.util.spec_from_file_location(f"experiments.{stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return Experiment(name, module, folder.parent / CONFIGS / f"{stem}.toml")
+
+
+def data_records(experiment: Experiment, folder: Path) -> list[dict[str, str]]:
+    """Names, hashes, licences and dates of the data files of an experiment.
+
+    **Raises:** `ConfigError` for a file that is missing, with where to get it.
+    """
+    records = []
+    for needed in experiment.data:
+        file = folder / needed.path
+        if not file.is_file():
+            raise ConfigError(f"{file}: {experiment.name} needs this file; get it from {needed.source} and give --data")
+        records.append(needed._asdict() | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    return records
+
+
+def choose_device(device: str | None, precision: str) -> None:
+    """Sets JAX up for a figure: double precision where asked for, and the first device of a kind.
+
+    **Raises:** `ConfigError` if there is no such device.
+    """
+    if precision == "f64":
+        jax.config.update("jax_enable_x64", True)
+    if device is not None:
+        try:
+            jax.config.update("jax_default_device", jax.devices(device)[0])
+        except RuntimeError:
+            raise ConfigError(
+                f"--device {device}: this machine has none; it has {', '.join({d.platform for d in jax.devices()})}"
+            ) from None
+
+
+def manifest(
+    experiment: Experiment,
+    config: Any,
+    setting: Setting,
+    *,
+    command: str,
+    smoke: bool,
+    seconds: float,
+    curves: Curves,
+    rows: list[Row],
+    data: list[dict[str, str]],
+) -> dict[str, Any]:
+    """Everything that says how a figure was made and whether it is what it should be."""
+    worst = [row.deviation for row in rows if np.isfinite(row.deviation)]
+    return {
+        "figure": experiment.name,
+        "question": experiment.question,
+        "status": status(rows),
+        "max_deviation": max(worst, default=0.0) if len(worst) == len(rows) else None,
+        "command": command,
+        "mode": "smoke" if smoke else "full",
+        **made_with(),
+        "clean": _is_clean(),
+        "precision": setting.dtype.name,
+        "seed": setting.seed,
+        "config": CONVERTER.unstructure(config),
+        "config_sha256": hashlib.sha256(dump(config).encode()).hexdigest(),
+        "wall_seconds": round(seconds, 1),
+        "paths": {"/".join(key): int(found.paths.max()) for key, found in curves.items() if found.paths.max()},
+        "data": data,
+        "reference": [
+            {
+                "id": row.id,
+                "expected": row.expected,
+                "obtained": row.obtained,
+                "tolerance": row.tolerance,
+                "deviation/tolerance": row.deviation,
+                "pass": row.passed,
+                "provenance": row.provenance,
+            }
+            | ({"refused": row.refused} if row.refused else {})
+            for row in rows
+        ],
+    }
+
+
+def _is_clean() -> bool | None:
+    """Whether the checkout this package runs from holds nothing that is not committed, if it runs from one."""
+    try:
+        out = subprocess.run(
+            ["git", "status", "--porcelain"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return not out.stdout.strip()

@@ -1,0 +1,229 @@
+"""What a run keeps of its weighted paths: a summary that merges, so that no function needs all of them in memory.
+
+A path has a value x (a score or a loss) and the logarithm of its likelihood ratio w. The plan names the integrands f(x); every
+y = w f(x) gets its moments and largest values, in batches of path numbers. `summarize` makes the summary of a chunk on the
+device, in the precision of x; NumPy arrays are taken in double precision. `merge` joins summaries in float64 on the host, and
+`insert` and `total` do so in the canonical order: chunks are the leaves of a binary tree, so the result has the same bits for
+any number of devices and any order of arrival.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._fields import InputError
+from ..simulate import entry_point
+from . import histogram, sums
+from .chunk import batch_sizes, device_sums
+from .moments import Moments, centered, empty_moments, merge_moments
+from .moments import total as total_moments
+from .plan import Plan
+
+
+class Cross(NamedTuple):
+    """Means and centered co-moments of the rows and of w c for every control c: sums of (a - mean a)(b - mean b)."""
+
+    mean: np.ndarray
+    comoment: np.ndarray
+
+
+class Reservoir(NamedTuple):
+    """The largest x, largest first, with their log weights and batches; unused places hold -inf."""
+
+    value: np.ndarray
+    log_weight: np.ndarray
+    batch: np.ndarray
+
+
+class Accumulator(eqx.Module):
+    """Summary of weighted paths; `moments` has shape (rows, batches), `top` (rows, top), both in units of the plan.
+
+    `log_most`, `weight_sum`, `weight_square`: max log w, sum w / max w, sum (w / max w)^2. `broken` counts paths whose value
+    or weight is no number.
+    """
+
+    plan: Plan = eqx.field(static=True)
+    paths: int
+    broken: int
+    moments: Moments
+    log_most: float
+    weight_sum: float
+    weight_square: float
+    top: np.ndarray
+    cross: Cross
+    reservoir: Reservoir
+    histogram: np.ndarray
+
+
+def empty(plan: Plan) -> Accumulator:
+    """The summary of no path, the identity of `merge`."""
+    rows, wide = len(plan.rows), len(plan.rows) + plan.controls
+    wide = wide if plan.controls else 0
+    bins = histogram.OVERFLOW + 1 if plan.lowest else 0
+    return Accumulator(
+        plan,
+        0,
+        0,
+        empty_moments(rows, plan.batches),
+        -math.inf,
+        0.0,
+        0.0,
+        np.zeros((rows, plan.top)),
+        Cross(np.zeros(wide), np.zeros((wide, wide))),
+        _nothing_kept(plan.reservoir),
+        np.zeros((bins, histogram.SUMS)),
+    )
+
+
+def _nothing_kept(size: int) -> Reservoir:
+    nothing = np.full(size, -np.inf)
+    return Reservoir(nothing, nothing, np.zeros(size, np.int64))
+
+
+def from_sums(plan: Plan, paths: int, made: dict[str, Any]) -> Accumulator:
+    """The summary of one chunk of `paths` paths from what `device_sums` gave."""
+    made = jax.tree.map(np.asarray, made)
+
+    def added(pair: Any) -> np.ndarray:
+        return np.asarray(pair[0], float) + np.asarray(pair[1], float)
+
+    rows, blank, weights = len(plan.rows), empty(plan), added(made["weights"])[0]
+    *powers, absolute = np.split(added(made["powers"]).T, 5)
+    count = np.broadcast_to(batch_sizes(paths, plan.batches), (rows, plan.batches))
+    cross, reservoir, binned = blank.cross, blank.reservoir, blank.histogram
+    if plan.controls:
+        center, one, two = made["cross"]
+        cross = _cross(center.astype(float), added(one)[0], added(two)[0], paths)
+    if plan.reservoir:
+        reservoir = _keep(blank.reservoir, Reservoir(*made["reservoir"]))
+    if plan.lowest:
+        binned = added(made["histogram"])
+    return Accumulator(
+        plan,
+        paths,
+        int(made["broken"]),
+        centered(count, made["center"].T.astype(float), powers, absolute, made["largest"].T, made["nonzero"].T),
+        float(made["log_most"]),
+        float(weights[0]),
+        float(weights[1]),
+        _largest(blank.top, made["top"].astype(float)),
+        cross,
+        reservoir,
+        binned,
+    )
+
+
+def _cross(center: np.ndarray, one: np.ndarray, two: np.ndarray, paths: int) -> Cross:
+    shift = one / paths
+    comoment = np.zeros((center.size, center.size))
+    comoment[np.triu_indices(center.size)] = two
+    comoment = comoment + np.triu(comoment, 1).T
+    return Cross(center + shift, comoment - paths * np.outer(shift, shift))
+
+
+_jitted = entry_point(device_sums)
+
+
+def summarize(plan: Plan, x: Any, log_weight: Any = None, controls: Any = None) -> Accumulator:
+    """The summary of one chunk from its values and log weights (none: all weights are one).
+
+    JAX arrays are summed in their own precision on their device, with compensation; where its compiler removes that, and
+    for NumPy arrays, in float64.
+    """
+    on_device = isinstance(x, jax.Array)
+    if on_device and sums.compensation_survives(next(iter(x.devices())).platform):
+        log_weight = jnp.zeros_like(x) if log_weight is None else log_weight
+        return from_sums(plan, x.size, _jitted(plan, x, log_weight, controls))
+    x = np.asarray(x, float)
+    log_weight = np.zeros_like(x) if log_weight is None else np.asarray(log_weight, float)
+    if log_weight.shape != x.shape:
+        raise InputError(f"log_weight has shape {log_weight.shape}: expected {x.shape}, one per value")
+    with jax.enable_x64(True):
+        arrays = jax.tree.map(jnp.asarray, (x, log_weight, None if controls is None else np.asarray(controls, float)))
+        return from_sums(plan, x.size, _jitted(plan, *arrays))
+
+
+def merge(a: Accumulator, b: Accumulator) -> Accumulator:
+    """The summary of both sets of paths together.
+
+    **Raises:** `InputError` for summaries of different plans: runs under different sampling laws are independent estimates.
+    """
+    if a.plan != b.plan:
+        raise InputError(f"summaries of {a.plan} and {b.plan} do not merge: expected one plan and one sampling law")
+    most = max(a.log_most, b.log_most)
+    at, bt = (math.exp(s.log_most - most) if math.isfinite(s.log_most) else 0.0 for s in (a, b))
+    return Accumulator(
+        a.plan,
+        a.paths + b.paths,
+        a.broken + b.broken,
+        merge_moments(a.moments, b.moments),
+        most,
+        at * a.weight_sum + bt * b.weight_sum,
+        at**2 * a.weight_square + bt**2 * b.weight_square,
+        _largest(a.top, b.top),
+        _merge_cross(a, b),
+        _keep(a.reservoir, b.reservoir),
+        a.histogram + b.histogram,
+    )
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return -np.sort(-np.concatenate([a, b], axis=1), axis=1)[:, : a.shape[1]]
+
+
+def _keep(a: Reservoir, b: Reservoir) -> Reservoir:
+    fields = [np.concatenate(pair) for pair in zip(a, b, strict=True)]
+    order = np.argsort(-fields[0].astype(float), kind="stable")[: a.value.size]
+    return Reservoir(*(field[order].astype(old.dtype) for field, old in zip(fields, a, strict=True)))
+
+
+def _merge_cross(a: Accumulator, b: Accumulator) -> Cross:
+    na, nb = a.paths, b.paths
+    n = max(na + nb, 1)
+    d = b.cross.mean - a.cross.mean if na and nb else np.zeros_like(a.cross.mean)
+    mean = a.cross.mean + d * (nb / n) if na else b.cross.mean
+    return Cross(mean, a.cross.comoment + b.cross.comoment + np.outer(d, d) * (na * nb / n))
+
+
+Nodes = dict[tuple[int, int], Accumulator]
+"""Finished nodes (height, index) of the canonical tree; node (h, i) joins nodes (h - 1, 2 i) and (h - 1, 2 i + 1)."""
+
+
+def insert(nodes: Nodes, chunk: int, leaf: Accumulator) -> Nodes:
+    """The nodes after one more chunk, which may come in any order; two children are merged as soon as both are there."""
+    nodes, place = dict(nodes), (0, chunk)
+    if place in nodes:
+        raise InputError(f"chunk {chunk} is there already")
+    while (sibling := (place[0], place[1] ^ 1)) in nodes:
+        other = nodes.pop(sibling)
+        leaf = merge(leaf, other) if place[1] < sibling[1] else merge(other, leaf)
+        place = (place[0] + 1, place[1] // 2)
+    nodes[place] = leaf
+    return nodes
+
+
+def total(nodes: Nodes) -> Accumulator:
+    """The summary of all chunks so far, in the order of their numbers."""
+    if not nodes:
+        raise InputError("no chunk has been summarized")
+    ordered = [nodes[place] for place in sorted(nodes, key=lambda place: place[1] << place[0])]
+    return functools.reduce(merge, ordered)
+
+
+def row_moments(acc: Accumulator, row: int) -> Moments:
+    """Moments of a row over all batches, in natural units; row 0 is the weight."""
+    unit = float(acc.plan.units[row])
+    m = total_moments(Moments(*(field[row] for field in acc.moments)))
+    return m._replace(
+        mean=m.mean * unit,
+        m2=m.m2 * unit**2,
+        m3=m.m3 * unit**3,
+        m4=m.m4 * unit**4,
+        absolute=m.absolute * unit,
+        largest=m.largest * unit,
+    )

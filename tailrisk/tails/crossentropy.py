@@ -1,0 +1,161 @@
+"""Tilts tuned by cross-entropy on a ladder of levels."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from .. import _streams
+from .._fields import InputError
+from .pilot import Pilot, Sums, solve
+from .problem import AbstractProblem
+from .sampler import CHUNK, Fitted, laws, mixture, paths_of, whole
+from .targets import AbstractTarget, Hint, Probability, Tail, weighted_quantile
+from .tilt import Aim, Tilt, untilted
+
+
+class Round(NamedTuple):
+    """Pilot paths of one round."""
+
+    x: np.ndarray
+    score: np.ndarray
+    weight: np.ndarray
+    sums: Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Importance sampling whose tilt is fitted in rounds of pilot paths, each nearer to the event.
+
+    A round draws `pilot` paths of the last tilt, raises the level to their `quantile` (never beyond the target), and fits
+    the next tilt to those beyond it, weighted back; `settle` more rounds follow once the target is reached. One in
+    `period` paths is drawn from the law itself. Without `feedback` the drift is constant and all distances are one bin.
+
+    **Source:** Rubinstein (1999), "The cross-entropy method for combinatorial and continuous optimization".
+    """
+
+    pilot: int = 20_000
+    quantile: float = 0.9
+    rounds: int = 12
+    settle: int = 3
+    period: int = 10
+    feedback: bool = True
+
+    def __post_init__(self):
+        if not 0.0 < self.quantile < 1.0 or self.period < 2 or self.pilot < 1 or self.rounds < 1 or self.settle < 1:
+            raise InputError(
+                f"{self}: expected a quantile between 0 and 1, period >= 2, and at least one path and round"
+            )
+
+    def fit(self, problem: AbstractProblem, target: AbstractTarget, seed: int) -> Fitted:
+        """The tilts for a target: one, or one for each level of a `Tail`."""
+        search = _Search(self, problem, target, seed)
+        if isinstance(target, Tail):
+            tilts = []
+            for level in target.levels:
+                tilts.append(search.climb(level))
+            last = search.last
+            assert last is not None
+            quantiles = tuple(search.quantiles)
+        else:
+            tilts, quantiles = [search.climb(None)], ()
+            last = search.last
+            assert last is not None
+        y = target.contributions(last.x, last.weight)
+        unit = float(np.median(y[y > 0.0])) if np.any(y > 0.0) and not isinstance(target, Tail) else 1.0
+        if isinstance(target, Tail):
+            unit = float(np.median(last.weight[y > 0.0])) if np.any(y > 0.0) else 1.0
+        return Fitted(target, Hint(unit, quantiles, f"{self}"), search.drawn, search.reached, tuple(tilts), self.period)
+
+
+class _Search:
+    """The state of a fit: the tilt so far, the level, and the distance scale."""
+
+    def __init__(self, method: CrossEntropy, problem: AbstractProblem, target: AbstractTarget, seed: int):
+        self.method, self.problem, self.target, self.seed = method, problem, target, seed
+        self.on_score = isinstance(target, Probability) and target.outcome == "score"
+        self.start = float(problem.place(problem.init()))
+        self.barrier = target.level if isinstance(target, Probability) and self.on_score else None
+        self.tilt: Tilt | None = None
+        self.level = (-np.inf, -np.inf)
+        self.drawn = self.number = 0
+        self.last: Round | None = None
+        self.reached = False
+        self.quantiles: list[float] = []
+
+    def aim(self) -> Aim:
+        """Where the next tilt leads."""
+        barrier = self.start + 1.0 if self.barrier is None else self.barrier
+        dtype = self.problem.dtype
+        if barrier <= self.start:  # the event is there from the start
+            barrier = self.start + 1.0
+        return Aim(jnp.asarray(self.start, dtype), jnp.asarray(barrier, dtype), jnp.asarray(self.on_score))
+
+    def draw(self, aim: Aim) -> Round:
+        """The paths of one more round."""
+        method, problem = self.method, self.problem
+        tilts = (untilted(aim, problem) if self.tilt is None else self.tilt,)
+        numbers = np.arange(whole(method.pilot, 1, method.period), dtype=np.int64)
+        keys = _streams.noise_keys(self.seed, f"pilot/{self.number}")
+
+        def system(law: int) -> Pilot:
+            return Pilot(problem, mixture(problem, tilts, method.period, law), aim)
+
+        found = paths_of(system, keys, numbers, laws(numbers, 1, method.period), CHUNK)
+        self.number, self.drawn = self.number + 1, self.drawn + numbers.size
+        if self.target.outcome not in found:
+            names = ", ".join(name for name in found if name not in ("log_weight", "clipped", "sums"))
+            raise InputError(f"outcome = {self.target.outcome!r}: expected one of {names}")
+        x, score = (np.asarray(found[name], float) for name in (self.target.outcome, "score"))
+        weight = np.exp(np.asarray(found["log_weight"], float))
+        good = np.isfinite(x) & np.isfinite(weight)
+        sums: Any = found["sums"]
+        self.last = Round(x[good], score[good], weight[good], Sums(*(part[good] for part in sums)))
+        return self.last
+
+    def goal(self, paths: Round, tail: float | None) -> float:
+        """The outcome at which the ladder ends."""
+        if isinstance(self.target, Probability):
+            return self.target.level
+        if tail is not None:
+            return weighted_quantile(paths.x, paths.weight, tail)
+        return float(np.nextafter(paths.x.min(), np.inf))  # a mean: beyond the atom
+
+    def select(self, paths: Round, tail: float | None) -> tuple[Float[np.ndarray, " paths"], bool]:
+        """Weights for the fit, and whether they are those of the target itself."""
+        order = np.lexsort((paths.score, paths.x))
+        place = order[min(int(self.method.quantile * order.size), order.size - 1)]
+        found = (float(paths.x[place]), float(paths.score[place]))
+        self.level = max(self.level, found)
+        goal = self.goal(paths, tail)
+        if self.level[0] >= goal:
+            if tail is None:
+                return self.target.contributions(paths.x, paths.weight), True
+            return Tail.beyond(paths.x, paths.weight, tail), True
+        beyond = (paths.x > self.level[0]) | ((paths.x == self.level[0]) & (paths.score >= self.level[1]))
+        return paths.weight * beyond, False
+
+    def climb(self, tail: float | None) -> Tilt:
+        """Rounds until the target is reached and the tilt has settled."""
+        method, settled = self.method, 0
+        for _ in range(method.rounds):
+            aim = self.aim()
+            paths = self.draw(aim)
+            omega, there = self.select(paths, tail)
+            if not omega.sum() > 0.0:
+                break
+            scaled = self.barrier is not None
+            if not self.on_score:
+                self.barrier = float(omega @ paths.score / omega.sum())
+            if not scaled:
+                continue  # the features had no scale yet
+            self.tilt = solve(self.problem, aim, paths.sums, omega, method.feedback)
+            settled += there
+            if settled >= method.settle:
+                break
+        self.reached = settled > 0
+        if tail is not None and self.last is not None:
+            self.quantiles.append(weighted_quantile(self.last.x, self.last.weight, tail))
+        return untilted(self.aim(), self.problem) if self.tilt is None else self.tilt

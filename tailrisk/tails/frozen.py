@@ -1,0 +1,57 @@
+"""Fitted sampling laws as JSON text: every number comes back with the same bits."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._fields import InputError
+from .estimate import FittedAntithetic
+from .sampler import Fitted
+from .splitting import FittedSplitting
+from .targets import Hint, Mean, Probability, Tail
+from .tilt import Aim, Tilt
+
+_KINDS = {k.__name__: k for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Tilt)}
+
+
+def dumps(fitted: Any) -> str:
+    """The text of a fitted law."""
+    return json.dumps(_plain(fitted))
+
+
+def loads(text: str) -> Any:
+    """The fitted law of a text made by `dumps`.
+
+    **Raises:** `InputError` if the text is none.
+    """
+    try:
+        return _made(json.loads(text))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"not a fitted law ({error}); expected the text that `tails.dumps` made") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": type(value).__name__} | fields
+    if hasattr(value, "_asdict"):
+        return {"kind": type(value).__name__} | {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "dtype"):
+        array = np.asarray(value)
+        return {"dtype": array.dtype.name, "shape": list(array.shape), "values": array.ravel().tolist()}
+    return value
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_made(item) for item in value)
+    if isinstance(value, dict) and "dtype" in value:
+        return jnp.asarray(np.array(value["values"], value["dtype"]).reshape(value["shape"]))
+    if isinstance(value, dict):
+        return _KINDS[value["kind"]](**{name: _made(item) for name, item in value.items() if name != "kind"})
+    return value

@@ -1,0 +1,152 @@
+"""Weighted paths of a fitted sampling law, chunk by chunk, and what a run makes of them.
+
+Which law of a mixture a path comes from is decided by its number alone: of every `period` groups of 64 paths one is drawn
+from the law itself and the others from the tilt. So shares are exact in every whole period, and a path is the same for any
+chunk.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _streams
+from .._fields import InputError
+from ..simulate import LANES, AbstractSystem, outcomes
+from . import diagnostics
+from .accumulator import Nodes, insert, summarize, total
+from .diagnostics import Result, Row
+from .problem import AbstractProblem
+from .proposal import Tilted
+from .targets import AbstractTarget, Extra, Hint, Probability
+from .tilt import Mixture, Tilt
+from .weighted import one_sided
+
+CHUNK = 1024
+"""Paths in one compiled batch."""
+
+
+def laws(numbers: np.ndarray, tilts: int, period: int) -> np.ndarray:
+    """The law each path comes from: 0 the law itself, k the k-th tilt."""
+    if tilts == 0:
+        return np.zeros(numbers.size, np.int32)
+    group = (numbers // LANES) % (tilts * period)
+    return np.where(group % period == period - 1, 0, 1 + group // period).astype(np.int32)
+
+
+def whole(paths: int, tilts: int, period: int) -> int:
+    """The number of paths rounded up to whole periods, so that the shares are what the weights say."""
+    unit = LANES * tilts * period if tilts else 1
+    return -(-paths // unit) * unit
+
+
+def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, drawn: int) -> Mixture:
+    """The mixture of tilts and the law itself, with the law to draw from."""
+    rest = (1.0 - 1.0 / period) / len(tilts)
+    shares = np.array([1.0 / period, *[rest] * len(tilts)]).astype(problem.dtype)
+    return Mixture(problem, tilts, jnp.asarray(shares), jnp.asarray(drawn, jnp.int32))
+
+
+def paths_of(
+    system: Callable[[int], AbstractSystem], keys: Any, numbers: np.ndarray, law: np.ndarray, lanes: int
+) -> dict[str, Any]:
+    """Outcomes of paths with the given numbers, each under its law, in compiled batches of one size."""
+    systems = {int(k): system(int(k)) for k in np.unique(law)}
+    jobs = []
+    for k, one in systems.items():
+        mine = np.flatnonzero(law == k)
+        jobs += [(one, mine[start : start + lanes]) for start in range(0, mine.size, lanes)]
+    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        parts = pool.map(lambda job: outcomes(job[0], 0, numbers[job[1]], lanes=lanes, keys=keys)[0], jobs)
+        found = list(parts)
+    order = np.argsort(np.concatenate([mine for _, mine in jobs]))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *found)
+
+
+class Chunk(NamedTuple):
+    """Outcomes of paths, with their log weights and laws."""
+
+    number: int
+    outcome: dict[str, np.ndarray]
+    log_weight: np.ndarray
+    law: np.ndarray
+
+
+class Fitted(eqx.Module):
+    """A frozen sampling law for a target: tilts with equal shares beside one in `period` paths of the law itself."""
+
+    target: AbstractTarget = eqx.field(static=True)
+    hint: Hint = eqx.field(static=True)
+    tuning_paths: int = eqx.field(static=True)
+    reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
+    tilts: tuple[Tilt, ...] = ()
+    period: int = eqx.field(static=True, default=10)
+
+    def sample(
+        self, problem: AbstractProblem, paths: int, seed: int, *, chunk: int = CHUNK, stream: str = "production"
+    ) -> Iterator[Chunk]:
+        """The weighted paths of a run, chunk by chunk; chunks hold `chunk` paths of the law itself and those of the tilts."""
+        if paths < 1 or chunk < LANES or chunk % LANES:
+            raise InputError(f"paths = {paths}, chunk = {chunk}: expected at least one path, and a multiple of {LANES}")
+        tilts, period = len(self.tilts), self.period if self.tilts else 1
+        paths = whole(paths, tilts, period)
+        if paths > _streams.MAX_PATHS:
+            raise InputError(f"paths = {paths}: expected at most 2^32; use several seeds")
+        keys, size = _streams.noise_keys(seed, stream), chunk * max(tilts, 1) * period
+
+        def system(law: int) -> AbstractSystem:
+            return Tilted(problem, mixture(problem, self.tilts, period, law)) if tilts else problem
+
+        for index, start in enumerate(range(0, paths, size)):
+            numbers = np.arange(start, min(start + size, paths), dtype=np.int64)
+            law = laws(numbers, tilts, period)
+            found = paths_of(system, keys, numbers, law, min(chunk, -(-numbers.size // LANES) * LANES))
+            log_weight = found.pop("log_weight", np.zeros(numbers.size))
+            yield Chunk(index, found, log_weight, law)
+
+    def run(
+        self,
+        problem: AbstractProblem,
+        paths: int,
+        seed: int,
+        *,
+        also: tuple[AbstractTarget, ...] = (),
+        confidence: float = 0.95,
+        chunk: int = CHUNK,
+        checks: tuple[Row, ...] = (),
+    ) -> dict[str, Result]:
+        """Estimates of the target, and of others from the same paths, which then carry the name of their outcome."""
+        targets = (self.target, *also)
+        exact = whole(paths, len(self.tilts), self.period) if self.tilts else paths
+        plans = [
+            target.plan(exact, self.hint if not i else Hint(tag=self.hint.tag)) for i, target in enumerate(targets)
+        ]
+        nodes: list[Nodes] = [{} for _ in targets]
+        hits, plain = np.zeros(len(targets), int), 0
+        for part in self.sample(problem, paths, seed, chunk=chunk):
+            own = part.law == 0
+            plain += int(np.count_nonzero(own))
+            for i, target in enumerate(targets):
+                x = part.outcome[target.outcome]
+                if isinstance(target, Probability):
+                    hits[i] += int(np.count_nonzero(x[own] >= target.level))
+                nodes[i] = insert(nodes[i], part.number, summarize(plans[i], x, part.log_weight))
+        found: dict[str, Result] = {}
+        for i, target in enumerate(targets):
+            acc = total(nodes[i])
+            rows, bound = list(checks), 1.0
+            if isinstance(target, Probability):
+                bound = one_sided(int(hits[i]), plain, confidence)
+                p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
+                if self.tilts:
+                    rows.append(diagnostics.nominal_share(int(hits[i]), plain, p))
+            extra = Extra(tuple(rows), bound, self.tuning_paths, confidence)
+            prefix = f"{target.outcome}_" if i else ""
+            found |= {prefix + name: result for name, result in target.results(acc, extra).items()}
+        return found

@@ -1,0 +1,238 @@
+"""Estimates from paths with likelihood ratios: y = w f is averaged, and weights are never normalized by their own sum.
+
+`weights` are dp/dq of the law of interest over the law that paths were drawn from. What fewer than `LEAST_HITS` effective hits
+(sum y)^2 / sum y^2 carry gets no value, only what can still be said: an upper bound, or a note.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special, stats
+
+from . import measures
+from .bootstrap import student_ratios
+from .measures import Estimate
+from .moments import Moments, moments_of
+
+LEAST_HITS = 100.0
+SKEWED = 0.05  # |skewness| / sqrt(paths) beyond which the normal interval of a mean is replaced
+BATCHES = 64  # for the bootstrap of a mean
+SECTIONS = 10  # for quantiles and shortfalls
+_ROUNDING = 1e-9
+
+
+class Tail(NamedTuple):
+    """Value-at-risk and expected shortfall at one level, and the effective hits beyond it."""
+
+    level: float
+    quantile: Estimate
+    shortfall: Estimate
+    hits: float
+
+
+class Ranked(NamedTuple):
+    """The largest of `paths` values, largest first, with weights and a section number.
+
+    `floor` is the smallest value of all paths, where losses have their atom.
+    """
+
+    value: np.ndarray
+    weight: np.ndarray
+    section: np.ndarray
+    paths: int
+    floor: float
+
+
+def _z(confidence: float) -> float:
+    return float(special.ndtri(0.5 + 0.5 * confidence))
+
+
+def _columns(*columns: ArrayLike) -> tuple[list[np.ndarray], str]:
+    measured, wrong = measures._sample(*columns)
+    if not wrong and np.any(measured[-1] < 0.0):
+        wrong = "a weight is negative"
+    return measured, wrong
+
+
+def _refused(note: str, bound: float = np.nan) -> Estimate:
+    """No value; `high` is what can still be said."""
+    return Estimate(np.nan, np.nan, 0.0 if np.isfinite(bound) else np.nan, bound, note=note)
+
+
+def few(hits: float) -> str:
+    """The sentence of a refusal."""
+    return f"{hits:.1f} effective hits, {LEAST_HITS:g} are needed"
+
+
+def probability(
+    hit: ArrayLike, weights: ArrayLike, confidence: float = 0.95, *, nominal: ArrayLike | None = None
+) -> Estimate:
+    """Probability mean(w 1{hit}) with its interval on the log scale, p exp(+- z se/p).
+
+    Weights that are all one give the interval of Clopper and Pearson. `nominal` marks paths drawn from the law of interest
+    itself (a defensive share): with too few effective hits they alone give the upper bound, 3/(their number) without a hit.
+    """
+    hit = np.asarray(hit)
+    if hit.dtype != bool:
+        raise ValueError(f"hit is {hit.dtype}: expected one Boolean per path")
+    (inside, weight), wrong = _columns(hit, weights)
+    if wrong:
+        return _refused(wrong)
+    if np.all(weight == 1.0):
+        return measures.probability(hit, confidence)
+    moments = moments_of(inside * weight)
+    bound = 1.0
+    if nominal is not None:
+        drawn = np.asarray(nominal, bool)
+        bound = one_sided(int(np.count_nonzero(hit & drawn)), int(np.count_nonzero(drawn)), confidence)
+    return probability_from(moments, confidence, bound)
+
+
+def probability_from(moments: Moments, confidence: float = 0.95, bound: float = 1.0) -> Estimate:
+    """The probability from the moments of w 1{hit}; `bound` is reported when it is refused."""
+    hits = float(moments.effective_hits)
+    if hits < LEAST_HITS:
+        return _refused(few(hits), bound)
+    p, error = float(moments.mean), float(moments.std_error)
+    factor = float(np.exp(_z(confidence) * error / p))
+    return Estimate(p, error, p / factor, min(p * factor, 1.0))
+
+
+def one_sided(count: int, paths: int, confidence: float = 0.95) -> float:
+    """The p with P(X <= count; p) = 1 - confidence: an upper bound from plain paths."""
+    return float(special.betaincinv(count + 1.0, paths - count, confidence)) if paths > count else 1.0
+
+
+def exhaustion(loss: ArrayLike, weights: ArrayLike, fund: float, confidence: float = 0.95) -> Estimate:
+    """Probability that a loss exceeds the fund."""
+    return probability(np.asarray(loss, float) > fund, weights, confidence)
+
+
+def mean(x: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Mean of w x: normal interval, or bootstrap-t over batches where |skewness|/sqrt(paths) exceeds `SKEWED`."""
+    (x, weight), wrong = _columns(x, weights)
+    if wrong:
+        return _refused(wrong)
+    y = x * weight
+    whole = y[: y.size - y.size % BATCHES].reshape(-1, BATCHES).mean(axis=0) if y.size >= BATCHES else y
+    return mean_from(moments_of(y), whole, confidence)
+
+
+def mean_from(moments: Moments, batch_means: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """The mean from the moments of w x and the means of batches of one size."""
+    hits, value, error = float(moments.effective_hits), float(moments.mean), float(moments.std_error)
+    if hits < LEAST_HITS:
+        return _refused(few(hits))
+    if abs(float(moments.skewness)) <= SKEWED * np.sqrt(float(moments.count)):
+        half = _z(confidence) * error
+        return Estimate(value, error, value - half, value + half)
+    miss = 0.5 * (1.0 - confidence)
+    low, high = np.quantile(student_ratios(batch_means, np.random.default_rng(0)), [miss, 1.0 - miss])
+    spread = float(batch_means.std(ddof=1)) / np.sqrt(batch_means.size)
+    center = float(batch_means.mean())
+    return Estimate(value, error, center - float(high) * spread, center - float(low) * spread, note="bootstrap-t")
+
+
+def ratio(x: ArrayLike, y: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """R = E[w x]/E[w y] by the delta method on w (x - R y), widened to the interval of sections where that is larger."""
+    (x, y, weight), wrong = _columns(x, y, weights)
+    if wrong:
+        return _refused(wrong)
+    a, b = x * weight, y * weight
+    hits = min(float(moments_of(a).effective_hits), float(moments_of(b).effective_hits))
+    if hits < LEAST_HITS:
+        return _refused(few(hits))
+    delta = measures.ratio_of_means(a, b, confidence)
+    if not np.isfinite(delta.low):
+        return delta
+    parts = np.array([a[i::SECTIONS].mean() / b[i::SECTIONS].mean() for i in range(SECTIONS)])
+    half = section_half(parts, delta.value, confidence)
+    return delta._replace(low=min(delta.low, delta.value - half), high=max(delta.high, delta.value + half))
+
+
+def section_half(parts: np.ndarray, center: float, confidence: float) -> float:
+    """Half the t interval around `center` from the estimates of independent sections."""
+    n = parts.size
+    spread = np.sqrt(np.sum((parts - center) ** 2) / (n - 1) / n)
+    return float(spread * stats.t.ppf(0.5 + 0.5 * confidence, n - 1))
+
+
+def quantile(x: ArrayLike, weights: ArrayLike, level: float, confidence: float = 0.95) -> Estimate:
+    """Value-at-risk: the largest v with (1/N) sum w 1{x >= v} >= 1 - level; see `tails`."""
+    return tails(x, weights, [level], confidence)[0].quantile
+
+
+def expected_shortfall(x: ArrayLike, weights: ArrayLike, level: float, confidence: float = 0.95) -> Estimate:
+    """Expected shortfall v + sum w (x - v)+ / (N (1 - level)), v the value-at-risk; see `tails`."""
+    return tails(x, weights, [level], confidence)[0].shortfall
+
+
+def tails(x: ArrayLike, weights: ArrayLike, levels: ArrayLike, confidence: float = 0.95) -> list[Tail]:
+    """Value-at-risk and expected shortfall at several levels from one run; each level may be refused alone.
+
+    The interval of the quantile inverts P(x >= v) at alpha +- z s, s the standard error of P at the estimate, so it needs no
+    density. That of the shortfall is the larger of the delta method, whose derivative in v vanishes, and ten sections.
+
+    **Source:** Glynn (1996), "Importance sampling for Monte Carlo estimation of quantiles"; Woodruff (1952) for the
+    inversion; Rockafellar and Uryasev (2000) for the shortfall.
+    """
+    levels = np.atleast_1d(np.asarray(levels, float))
+    (x, weight), wrong = _columns(x, weights)
+    if wrong:
+        return [Tail(float(q), _refused(wrong), _refused(wrong), 0.0) for q in levels]
+    order = np.argsort(-x, kind="stable")
+    ranked = Ranked(x[order], weight[order], order % SECTIONS, x.size, float(x[order[-1]]))
+    return [tail_from(ranked, float(level), confidence) for level in levels]
+
+
+def tail_from(ranked: Ranked, level: float, confidence: float = 0.95, sections: int = SECTIONS) -> Tail:
+    """Both measures at one level from the largest values of a sample."""
+    alpha, z = measures._tail(level), _z(confidence)
+    x, n = ranked.value, ranked.paths
+    above = np.cumsum(ranked.weight) / n
+    v = _invert(x, above, alpha)
+    y = ranked.weight[x >= v if v > ranked.floor else x > v]
+    square = float(y @ y)
+    hits = float(y.sum()) ** 2 / square if square > 0.0 else 0.0
+    if hits < LEAST_HITS:
+        return Tail(level, _refused(few(hits)), _refused(few(hits)), hits)
+    p, s = _share(ranked, x > v)
+    low, high = _invert(x, above, alpha + z * s), _invert(x, above, alpha - z * s)
+    one = 0.5 * (_invert(x, above, alpha - s) - _invert(x, above, alpha + s))
+    note = ""
+    if v <= ranked.floor:
+        note = "atom" if p + z * s < alpha else "near_atom"
+    elif low <= ranked.floor:
+        note = "near_atom"
+    value = Estimate(v, one, low, high, note=note)
+    return Tail(level, value, _shortfall(ranked, value, alpha, confidence, sections), hits)
+
+
+def _share(ranked: Ranked, chosen: np.ndarray) -> tuple[float, float]:
+    """Mean of w over the chosen paths, zero elsewhere, and its standard error."""
+    w = ranked.weight[chosen]
+    p = float(w.sum()) / ranked.paths
+    return p, np.sqrt(max(float(w @ w) / ranked.paths - p**2, 0.0) / ranked.paths)
+
+
+def _invert(x: np.ndarray, above: np.ndarray, alpha: float) -> float:
+    """The first value, from the top, at which the share above reaches alpha; beyond the last one, the smallest."""
+    place = int(np.searchsorted(above, alpha * (1.0 - _ROUNDING)))
+    return float(x[min(place, x.size - 1)])
+
+
+def _shortfall(ranked: Ranked, at: Estimate, alpha: float, confidence: float, sections: int) -> Estimate:
+    n, v = ranked.paths, at.value
+    y = ranked.weight * np.maximum(ranked.value - v, 0.0)
+    average = float(y.sum()) / n
+    error = np.sqrt(max(float(y @ y) / n - average**2, 0.0) / n) / alpha
+    value = v + average / alpha
+    parts = []
+    for section in range(sections):
+        mine = ranked.section == section
+        x, w, size = ranked.value[mine], ranked.weight[mine], n / sections
+        own = _invert(x, np.cumsum(w) / size, alpha)
+        parts.append(own + float(w @ np.maximum(x - own, 0.0)) / size / alpha)
+    half = max(_z(confidence) * error, section_half(np.array(parts), value, confidence))
+    return Estimate(value, float(error), max(value - half, at.low), value + half, note=at.note)

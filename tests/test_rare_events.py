@@ -1,0 +1,130 @@
+"""Estimators of rare events over systems whose tails are known exactly, with no settings for any of them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tail_problems import GaussianWalk, JumpCascade, Ruin, gaussian_referee, jump_walk_referee
+
+from tailrisk import tails
+from tailrisk._fields import InputError
+from tailrisk.tails import CrossEntropy, Mean, Plain, Probability, Splitting, Tail
+from tailrisk.tails.diagnostics import RefusedEstimateError
+
+SMALL = CrossEntropy(pilot=5_000)  # as tuned as the fast tests can afford; the slow ones use the default
+
+
+def agrees(result, truth, most):
+    """Within 3.5 standard errors, and the relative standard error bounded."""
+    assert not result.refused, result.reason
+    assert result.std_error <= most * truth
+    assert abs(result.value - truth) < 3.5 * result.std_error, (result.value, truth, result.std_error)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A tilt for the reference cascade without impact at 0.20."""
+    return tails.fit(JumpCascade(impact=0.0), Probability(0.20), SMALL, seed=1)
+
+
+def test_jump_walk_against_its_density(fitted):
+    """The tilt finds normals, jump chances and jump sizes from the noise alone."""
+    result = tails.run(JumpCascade(impact=0.0), fitted, 20_000, seed=2)["probability"]
+    agrees(result, jump_walk_referee(0.20), 0.02)
+    assert result.gain_over_plain() > 1e3
+    assert result.diagnosis.warnings == ()
+    assert result.tuning_paths <= 60_000
+
+
+def test_referee_against_printed_values():
+    """Section 12 of the reference cases, to the digits printed."""
+    assert jump_walk_referee(0.15) == pytest.approx(2.115792e-3, rel=1e-6)
+    assert jump_walk_referee(0.20) == pytest.approx(1.491448e-4, rel=1e-6)
+    assert gaussian_referee(4.0) == pytest.approx(3.93174e-5, rel=1e-5)
+
+
+def test_paths_do_not_depend_on_chunks(fitted):
+    """A path is the same for any chunk; so are shares of the laws, and with one chunk size every bit of the result."""
+    problem, columns = JumpCascade(impact=0.0), []
+    for chunk in (512, 1024):
+        parts = list(fitted.sample(problem, 4_000, 3, chunk=chunk))
+        columns.append([np.concatenate([getattr(p, name) for p in parts]) for name in ("log_weight", "law")])
+        columns[-1].append(np.concatenate([p.outcome["score"] for p in parts]))
+    for a, b in zip(*columns, strict=True):
+        assert np.array_equal(a, b)
+    log_weight, law, score = columns[0]
+    assert law.size == 4_480
+    assert np.count_nonzero(law == 0) == 448
+    assert log_weight.max() <= np.log(10.0) + 1e-12  # one over the share of the law itself
+    runs = [tails.run(problem, fitted, 4_000, 3, chunk=chunk)["probability"] for chunk in (512, 1024, 1024)]
+    assert runs[1].estimate == runs[2].estimate
+    assert runs[0].estimate.value == pytest.approx(runs[1].estimate.value, rel=1e-12)
+    weighted = np.exp(log_weight) * (score >= 0.20)
+    assert runs[1].estimate.value == pytest.approx(weighted.mean(), rel=1e-12)
+
+
+def test_fitted_laws_are_text(fitted):
+    """Every number of a fitted law survives, so a run from the text has the same bits."""
+    problem, again = JumpCascade(impact=0.0), tails.loads(tails.dumps(fitted))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), fitted, again))
+    assert tails.run(problem, again, 1_000, 3) == tails.run(problem, fitted, 1_000, 3)
+    split = tails.splitting.FittedSplitting(Probability(1.0), (0.3, 1.0), 16, 100)
+    assert tails.loads(tails.dumps(split)) == split
+    with pytest.raises(InputError, match="not a fitted law"):
+        tails.loads('{"kind": "Guess"}')
+
+
+def test_second_family_agrees(fitted):
+    """Splitting changes no law, so agreement with the tilt checks both; a wrong estimate is refused by the comparison."""
+    problem = JumpCascade(impact=0.0)
+    split = tails.fit(problem, Probability(0.20), Splitting(pilot=1_000), seed=1)
+    other = tails.run(problem, split, 60_000, seed=5)["probability"]
+    agrees(other, jump_walk_referee(0.20), 0.25)
+    result = tails.run(problem, fitted, 20_000, seed=2)["probability"]
+    confirmed = tails.confirm(result, other)
+    assert confirmed.diagnosis.rows[-1].name == "second_estimator"
+    assert not confirmed.refused
+    wrong = dataclasses.replace(other, estimate=other.estimate._replace(value=2.5 * other.value))
+    assert tails.confirm(result, wrong).refused
+
+
+def test_unreachable_and_certain_events(fitted):
+    """No path near the event: no value, only a bound that plain paths give; a certain event has probability one."""
+    problem = JumpCascade(impact=0.0)
+    far = dataclasses.replace(fitted, target=Probability(50.0))
+    result = tails.run(problem, far, 4_000, seed=2)["probability"]
+    assert result.refused
+    with pytest.raises(RefusedEstimateError, match="effective_hits"):
+        _ = result.value
+    assert result.upper_bound == pytest.approx(3.0 / 448, rel=0.01)
+    certain = tails.run(problem, tails.fit(problem, Probability(-1.0), Plain()), 1_000, seed=2)["probability"]
+    assert certain.value == 1.0
+    with pytest.raises(InputError, match="expected one of loss, score"):
+        tails.fit(problem, Probability(0.0, "fall"), SMALL)
+
+
+def test_sizes_are_tilted_by_powers():
+    """A tilt of exponential sizes has weights of mean one and the mean of plain paths, at a smaller error."""
+    problem, target = Ruin(steps=16), Probability(10.0)
+    fit = tails.fit(problem, target, CrossEntropy(pilot=2_000), seed=1)
+    claims, waits = np.asarray(fit.tilts[0].size)[:, 2:4]
+    assert np.all(claims > 1.2)  # larger claims
+    assert np.all(waits < 0.95)  # that come sooner
+    tilted = tails.run(problem, fit, 6_400, seed=2)["probability"]
+    plain = tails.run(problem, tails.fit(problem, target, Plain()), 100_000, seed=3)["probability"]
+    assert tilted.std_error < 0.05 * tilted.value
+    assert abs(tilted.value - plain.value) < 4.0 * np.hypot(tilted.std_error, plain.std_error)
+    (row,) = [row for row in tilted.diagnosis.rows if row.name == "mean_weight"]
+    assert row.value < 4.0
+
+
+def test_antithetic_pairs_help_where_outcomes_are_monotone():
+    problem = GaussianWalk(steps=4)
+    plain = tails.run(problem, tails.fit(problem, Mean("score"), Plain()), 4_096, seed=3)["mean"]
+    pairs = tails.run(problem, tails.fit(problem, Mean("score"), tails.Antithetic()), 4_096, seed=3)["mean"]
+    assert pairs.std_error < 0.9 * plain.std_error
+    assert abs(pairs.value - plain.value) < 4.0 * np.hypot(pairs.std_error, plain.std_error)
+    with pytest.raises(InputError, match="use Plain"):
+        tails.fit(problem, Tail((0.9,), "score"), tails.Antithetic())

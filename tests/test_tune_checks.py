@@ -1,0 +1,315 @@
+"""What `tailrisk tune` says about a policy beside its certificate: front, worlds it was not tuned for, rival rules, report."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from policy_problems import SIGMA, Margin, margin_problem
+from scipy import stats
+from test_tune import CONFIG, invoke
+
+from tailrisk.cli import main
+from tailrisk.figures import format_policy
+from tailrisk.margin import Brackets, VolatilityScaled
+from tailrisk.policy import AbstractSampledModel, Mean, Policy, Probability, Problem, Shortfall, Stream
+from tailrisk.study.baselines import Baselines, rules
+from tailrisk.study.robustness import Robustness, _draws, worst_case
+from tailrisk.study.tune import load
+
+DEMO = CONFIG.parent.parent / "configs" / "tune_demo.toml"
+QUICK = (
+    "tune.audit_paths=0",
+    "tune.paths=1024",
+    "tune.evaluations=25",
+    "tune.certificate_paths=65536",
+    "tune.choices={}",
+)
+WORLD = '{name="half depth",change={impact={depth={volume=1e5}}}}'
+SURFACE = (
+    'tune.surface={rows="breaker.breakers.0.threshold",columns="breaker.breakers.0.length",'
+    'row_values=[0.03,0.9],column_values=["10min","20min"],paths=1024}'
+)
+MEAN = "mean bad_debt"
+
+
+@pytest.fixture(scope="module")
+def keep_precision():
+    precise = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", precise)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, keep_precision):
+    """A small policy with a front of three targets, four draws, one other world and the rules that a ladder can hold."""
+    out = tmp_path_factory.mktemp("tune") / "policy"
+    result = invoke(
+        *QUICK,
+        "tune.starts=2",
+        "tune.frontier.factors=[0.5,1,2]",
+        "tune.robustness.draws=4",
+        'tune.robustness.deviations={"market.volatility"=0.5}',
+        f"tune.robustness.worlds=[{WORLD}]",
+        "tune.robustness.paths=1024",
+        "tune.baselines.paths=1024",
+        SURFACE,
+        "--out",
+        str(out),
+    )
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception  # no bug
+    return json.loads((out / "policy.json").read_text()), out, result.output
+
+
+def test_report_is_the_page_of_the_file(found):
+    policy, out, output = found
+    text = (out / "report.md").read_text()
+    assert text.strip() == format_policy(policy).strip()
+    assert text.strip() in output
+    for part in (
+        "Constraints",
+        "What a limit costs",
+        "Optimality",
+        "Derivatives",
+        "Front",
+        "Robustness",
+        "Margin rules",
+    ):
+        assert part in text
+    assert {file.stem for file in (out / "figures").iterdir()} == {"certificate", "front"}
+    assert policy["made"]["seed"] == 3
+
+
+def test_words_are_earned(found):
+    policy, _, output = found
+    assert policy["tuned_policy"] == (policy["search"] == "converged" and policy["status"] == "certified")
+    assert ("# Tuned policy" in output) == policy["tuned_policy"]
+
+
+def test_two_starts_meet_in_cost(found):
+    """What lies between them is a flat valley: the numbers may differ, the cost may not, beyond what 25 evaluations leave."""
+    policy, *_ = found
+    first, second = policy["searches"]
+    assert (first["start"], second["start"]) == (0, 1)
+    assert max(first["violation"], second["violation"]) <= 0.0
+    assert second["cost"] == pytest.approx(first["cost"], rel=0.02)
+
+
+def test_cost_is_the_sum_of_its_parts(found):
+    policy, *_ = found
+    for part in ("policy", "incumbent"):
+        split = policy["cost_split"][part]
+        assert set(split) == set(policy["prices"])
+        assert min(split.values()) >= 0.0
+    assert sum(policy["cost_split"]["incumbent"].values()) == pytest.approx(policy["cost"]["incumbent"], rel=1e-9)
+    assert sum(policy["cost_split"]["policy"].values()) == pytest.approx(policy["cost"]["fresh"], rel=0.02)
+
+
+def test_front_is_cheaper_where_more_bad_debt_is_allowed(found):
+    policy, *_ = found
+    front = policy["front"]
+    assert [point["limit"] for point in front] == pytest.approx([2.5e-5, 5e-5, 1e-4])
+    costs = [point["cost_before_rounding"] for point in front]
+    assert costs[0] > costs[1] > costs[2]
+    assert front[1]["cost_before_rounding"] == policy["cost"]["before_rounding"]
+    middle = front[1]
+    assert middle["slope"] > 0.0
+    assert middle["price"] == policy["shadow_prices"][MEAN]["price"]
+    assert policy["shadow_prices"][MEAN]["along_front"] == middle["slope"]
+    assert front[0]["slope"] is None
+    assert {point["certificate"] for point in front} <= {"certified", "not_certified"}
+
+
+def test_worlds_with_less_depth_have_more_bad_debt(found):
+    policy, *_ = found
+    panel = policy["robustness"]
+    assert panel["draws"] == 4
+    assert 0.0 <= panel["share_of_draws"][MEAN]["holds"] <= 1.0
+    half = panel["worlds"]["half depth"][MEAN]
+    assert half["estimate"] > panel["base"][MEAN]["estimate"]
+    assert half["holds"] == (half["estimate"] <= 5e-5)
+    assert panel["share_of_draws"][MEAN]["worst_decile"] > 0.5 * panel["base"][MEAN]["estimate"] / 5e-5
+
+
+def test_worst_reweighting_has_its_closed_form():
+    """Normal losses: the worst mean under twice the probability is E[L | L > 0], the worst 99 % shortfall that of 99.5 %."""
+    problem = Problem(
+        Margin(),
+        margin_problem(1.0).variables,
+        {"margin": 1.0},
+        (Mean("loss", 1.0), Shortfall("loss", 1.0, 0.99), Probability("excess", 0.5, 0.0)),
+    )
+    problem = dataclasses.replace(problem, model=Losses())
+    policy, stream = Policy({"margin": np.asarray(SIGMA)}, np.zeros(3)), Stream("test", 3, 400_000)
+    found = worst_case(problem, policy, stream, 2.0)
+    tail = stats.norm.isf(0.005)
+    known = np.array([SIGMA * np.sqrt(2.0 / np.pi), SIGMA * stats.norm.pdf(tail) / 0.005, 2.0 * stats.norm.sf(1.0)])
+    assert (np.abs(found.value - known) <= 4.0 * found.std_error).all()
+    assert (found.std_error <= 0.01 * known).all()
+
+
+class Losses(AbstractSampledModel):
+    """The loss itself beside what lies beyond the margin."""
+
+    def sample(self, parameters, keys, first, paths):
+        out = Margin().sample(parameters, keys, first, paths)
+        return out | {"loss": out["excess"] + parameters["margin"]}
+
+
+def test_rules_meet_the_policy_at_its_cost_and_at_its_risk(found):
+    policy, *_ = found
+    rows = policy["baselines"]["rules"]
+    ours = rows[0]
+    assert [row["rule"] for row in rows] == ["tuned policy"] + 3 * ["brackets in force"] + 2 * ["one ratio"]
+    for row in rows[2:]:
+        if "note" in row:
+            continue
+        key = "cost" if row["equal"] == "cost" else MEAN
+        assert row[key] == pytest.approx(ours[key], rel=0.02)
+        assert row["apart95"][0] <= row["apart"] <= row["apart95"][1]
+        other = MEAN if row["equal"] == "cost" else "cost"
+        assert row["apart"] == pytest.approx(row[other] - ours[other], abs=1e-7)
+    assert sum("note" not in row for row in rows) >= 4
+
+
+def test_surface_is_flat_where_no_halt_is_triggered(found):
+    policy, *_ = found
+    cells = {(cell["row"], cell["column"]): cell for cell in policy["surface"]["cells"]}
+    assert set(cells) == {(t, length) for t in (0.03, 0.9) for length in ("10min", "20min")}
+    never = [cells[0.9, length] for length in ("10min", "20min")]
+    assert never[0][MEAN] == never[1][MEAN]
+    assert never[0]["cost"] == never[1]["cost"]
+    tight = cells[0.03, "20min"][MEAN]
+    assert abs(tight["apart"]) > 3.0 * tight["std_error"]
+
+
+def test_draws_follow_their_standard_errors(keep_precision):
+    scenario = load(CONFIG)[1].scenario
+    panel = Robustness(draws=100, deviations={"market.volatility": 0.5})
+    drawn = np.array([float(world.market.volatility) for world in _draws(scenario, panel, 7)])
+    assert abs(drawn.mean() - 4.0) <= 4.0 * 0.5 / np.sqrt(100)
+    assert 0.5 * (1 - 4 / np.sqrt(200)) <= drawn.std(ddof=1) <= 0.5 * (1 + 4 / np.sqrt(200))
+    again = [float(world.market.volatility) for world in _draws(scenario, panel, 7)]
+    np.testing.assert_array_equal(drawn, again)
+    wide = Robustness(draws=50, deviations={"waterfall.fund": 5e3})  # half of all draws are negative
+    assert min(float(world.waterfall.fund) for world in _draws(scenario, wide, 7)) >= 0.0
+
+
+def test_rules_scale_with_their_number():
+    base = Brackets(floors=[0.0, 1e5], maintenance_rates=[0.01, 0.02], max_leverage=[50.0, 20.0])
+    made = dict(rules(base, Baselines(volatility=0.6, stressed=1.2)))
+    assert list(made) == [
+        "brackets in force",
+        "one ratio",
+        "EWMA volatility",
+        "EWMA, 25 % buffer",
+        "EWMA, 25 % stress weight",
+        "EWMA, look-back floor",
+    ]
+    table = made["brackets in force"](2.0)
+    np.testing.assert_allclose(table.maintenance_rates, [[0.02, 0.04]])
+    np.testing.assert_allclose(table.max_leverage, [[25.0, 10.0]])
+    np.testing.assert_allclose(made["brackets in force"](100.0).max_leverage, [[1.0, 1.0]])
+    np.testing.assert_allclose(made["one ratio"](1.5).maintenance_rates, [[0.015, 0.015]])
+    levels = []
+    for name in list(made)[2:]:
+        margin = made[name](1.0)
+        assert isinstance(margin, VolatilityScaled)
+        state = margin.init(np.float64, 1)
+        levels.append(float(margin.level(state)[0]))  # at the volatility the table was made for
+    np.testing.assert_allclose(levels, [1.0, 1.25, np.sqrt(0.75 + 0.25 * 4.0), 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tune.robustness.draws=3", "no number has a standard error"),
+        ('tune.robustness={draws=1,deviations={"market.sigma"=1.0}}', "market.sigma"),
+        ("tune.frontier={constraint=4,factors=[0.5]}", "there are 1; count from 0"),
+        ("tune.frontier.factors=[-1.0]", "tune.frontier.factors"),
+        (
+            'tune.surface={rows="margin.nothing",columns="breaker",row_values=[1],column_values=[1]}',
+            "tune.surface: margin.nothing",
+        ),
+        ('tune.surface.rows="breaker.breakers.0.threshold"', "a key and its values"),
+        ("tune.frontiers=1", "did you mean 'frontier'"),
+    ],
+)
+def test_bad_input(override, said, tmp_path, keep_precision):
+    result = invoke(*QUICK, override, "--out", str(tmp_path / "policy"))
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+
+
+def test_a_supercritical_market_is_infeasible(tmp_path, keep_precision):
+    """With a hundredth of the depth every forced sale sets off the next; no margin of these bounds keeps bad debt down."""
+    out = tmp_path / "policy"
+    result = invoke(
+        *QUICK,
+        "tune.evaluations=8",
+        "impact.depth.volume=200",
+        'tune.constraints=[{kind="Mean",outcome="bad_debt",limit=1e-6}]',
+        "--out",
+        str(out),
+    )
+    assert result.exit_code == 1, result.output
+    policy = json.loads((out / "policy.json").read_text())
+    assert policy["search"] == "infeasible"
+    assert policy["status"] in ("not_certified", "refused")
+    assert not policy["tuned_policy"]
+    assert "INFEASIBLE" in result.output
+    assert policy["fresh"][MEAN]["estimate"] > 1e-6
+
+
+@pytest.mark.slow
+def test_rules_that_follow_volatility_are_compared_on_accounts(tmp_path, keep_precision):
+    out = tmp_path / "policy"
+    twin = 'tune.baselines.change={positions={kind="Accounts"},book={book={accounts=64}}}'
+    words = ("tune.baselines.paths=1024", "tune.baselines.volatility=4.0", "tune.baselines.stressed=6.0")
+    result = invoke(*QUICK, *words, twin, "--out", str(out))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception  # no bug
+    rows = json.loads((out / "policy.json").read_text())["baselines"]["rules"]
+    moving = [row for row in rows if row["rule"].startswith("EWMA") and "note" not in row]
+    assert moving
+    plain = [row["peak_to_trough"] for row in moving if row["rule"] == "EWMA volatility"]
+    treated = [row["peak_to_trough"] for row in moving if row["rule"] != "EWMA volatility"]
+    assert min(plain) > 1.0
+    assert max(treated) <= max(plain) + 1e-9  # the tools are made to move less
+    assert all(row["peak_to_trough"] == 1.0 for row in rows if "EWMA" not in row["rule"] and "note" not in row)
+
+
+def test_validate_knows_the_new_tables(keep_precision):
+    words = ["validate", str(CONFIG), "tune.frontier.factors=[0.5,2]", f"tune.robustness.worlds=[{WORLD}]"]
+    assert "[tune] is valid" in CliRunner().invoke(main, words).output
+
+
+@pytest.mark.slow
+def test_the_demonstration_writes_every_part(tmp_path, keep_precision):
+    """One asset, three numbers; fewer paths and targets than the config has."""
+    out = tmp_path / "policy"
+    words = (
+        "tune.paths=20000",
+        "tune.certificate_paths=131072",
+        "tune.frontier.factors=[0.5,0.7,1,1.4,2]",
+        "tune.robustness.draws=4",
+        "tune.robustness.paths=2048",
+        "tune.baselines.paths=4096",
+        "tune.gradient_paths=4096",
+    )
+    result = CliRunner().invoke(main, ["tune", str(DEMO), *words, "--out", str(out)])
+    policy = json.loads((out / "policy.json").read_text())
+    print(format_policy(policy))
+    assert result.exit_code == 0, result.output
+    assert policy["tuned_policy"]
+    assert len(policy["parameters"]) == 3
+    assert all(row["passed"] for row in policy["gradients"])
+    for row in policy["sensitivities"]:
+        assert row["cost"]["agree"]
+        assert row[MEAN]["agree"]
+    for point in policy["front"][1:-1]:
+        assert point["certificate"] == "certified"
+        apart = abs(point["price"] - point["slope"])
+        assert apart <= max(0.05 * point["slope"], 3.0 * point["price_error"]), point
+    assert all(point["certificate"] == "certified" for point in policy["front"])
