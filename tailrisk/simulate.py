@@ -136,7 +136,7 @@ def outcomes(
     lanes: int = LANES,
     record: bool = False,
     keys: Any = None,
-) -> tuple[dict[str, np.ndarray], PyTree]:
+) -> tuple[dict[str, Any], PyTree]:
     """Outcomes of the paths with the given numbers, in one compiled batch; with `record`, the steps of each as well.
 
     The batch is filled up to a multiple of `lanes`, so that batches of different size can share a program.

@@ -1,11 +1,13 @@
 """The rivals of the benchmarks compute what we compute; a benchmark refuses to time programs that do not agree."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tailrisk import bench
+from tailrisk.bench import gradient_cases, gradients
 from tailrisk.bench.timing import disagreements, race
 
 
@@ -63,3 +65,48 @@ def test_missing_numba_names_the_extra(monkeypatch, capsys):
 def test_unknown_benchmark_is_bad_input():
     with pytest.raises(ValueError, match="ladder, accounts, normals"):
         bench.run_bench("laddder")
+
+
+def row(kind, apart, accepted=False, name="x"):
+    numbers = {field.name: 0.0 for field in dataclasses.fields(gradients.Row) if field.type in (float, "float")}
+    given = {"estimator": name, "kind": kind, "parameter": "m", "accepted": accepted, "verdict": "", "paths": 1}
+    return gradients.Row(**numbers | given | {"apart": apart})
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row("unbiased", 3.9, True), row("biased", 9.0, True), row("control", -np.inf)], None),
+        ([row("unbiased", -4.1, True)], "-4.1 standard errors"),
+        ([row("control", 9.0, True)], "was accepted"),
+        ([row("control", 3.0), row("control", -2.0)], "nothing shows"),
+        ([row("control", 3.0), row("control", -5.0)], None),
+    ],
+)
+def test_what_a_benchmark_of_gradients_refuses(rows, said):
+    """Estimators that are unbiased by theorem and are not seen to be, and controls that are not seen to be wrong."""
+    lines = gradients.failures(rows)
+    assert (len(lines) == 0) if said is None else (said in lines[0])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.6, "met"), (0.7, "missed, within error"), (0.9, "missed"), (np.nan, "missed")]
+)
+def test_verdict_knows_its_error(ratio, said):
+    assert gradients.verdict(ratio, 0.05, 0.65) == said
+
+
+def test_no_target_no_verdict():
+    assert gradients.verdict(0.5, 0.1, np.nan) == ""
+
+
+def test_targets_are_of_rows():
+    """Every target belongs to an estimator of a case, and every parameter of a case has its yardstick."""
+    cases = gradient_cases.cases()
+    known = {(case.title, entry.name, name) for case in cases for entry in case.entries for name in entry.parameters}
+    assert gradient_cases.TARGETS.keys() <= known
+    for case in cases:
+        measured = {
+            name for entry in case.entries if entry.name == gradient_cases.YARDSTICK for name in entry.parameters
+        }
+        assert {title_name[2] for title_name in gradient_cases.TARGETS if title_name[0] == case.title} <= measured

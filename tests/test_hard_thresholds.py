@@ -392,7 +392,7 @@ def test_every_number_of_a_scenario_is_right_or_refused(names):
         return jax.jvp(means, ({key: jnp.zeros_like(jnp.asarray(values[key])) for key in passing},), (changes,))
 
     def at(key: str, by: float) -> np.ndarray:
-        system = with_parameters(made, {key: values[key] + by * along[key]}).build(np.float64)
+        system = with_parameters(made, {key: values[key] + by * along[key]}).assemble(np.float64)  # bounds unchecked
         found = simulate(system, paths=PATHS, chunk=PATHS)
         return np.array([found[name].mean() for name in OUTCOMES])
 

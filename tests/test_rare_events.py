@@ -10,7 +10,7 @@ from tail_problems import GaussianWalk, JumpCascade, Ruin, gaussian_referee, jum
 
 from tailrisk import tails
 from tailrisk._fields import InputError
-from tailrisk.tails import CrossEntropy, Mean, Plain, Probability, Splitting, Tail
+from tailrisk.tails import Controlled, CrossEntropy, Mean, Plain, Probability, Splitting, Tail
 from tailrisk.tails.diagnostics import RefusedEstimateError
 
 SMALL = CrossEntropy(pilot=5_000)  # as tuned as the fast tests can afford; the slow ones use the default
@@ -128,3 +128,18 @@ def test_antithetic_pairs_help_where_outcomes_are_monotone():
     assert abs(pairs.value - plain.value) < 4.0 * np.hypot(pairs.std_error, plain.std_error)
     with pytest.raises(InputError, match="use Plain"):
         tails.fit(problem, Tail((0.9,), "score"), tails.Antithetic())
+
+
+def test_cheap_system_as_control():
+    """32 accounts with the continuum beside them: the same answer as the tilt of the accounts alone, at less error."""
+    full, cheap, target = JumpCascade(accounts=32), JumpCascade(), Probability(0.30)
+    fit = tails.fit(full, target, Controlled(cheap, cost=1 / 32, method=SMALL, pairs=3_000), seed=1)
+    assert 0.7 < fit.beta < 1.1
+    assert fit.worst_gain > 2.0  # counted in accounts x steps
+    result = tails.run(full, fit, 3_000, seed=2)["probability"]
+    assert not result.refused, result.reason
+    tilted = tails.run(full, fit.tilt, 6_400, seed=3)["probability"]
+    assert abs(result.value - tilted.value) < 3.5 * np.hypot(result.std_error, tilted.std_error)
+    assert result.gain_over_plain() > 2.0 * tilted.gain_over_plain()
+    with pytest.raises(InputError, match="same noise"):
+        tails.fit(JumpCascade(accounts=4, steps=32), target, Controlled(cheap, cost=0.1, method=SMALL))

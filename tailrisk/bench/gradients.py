@@ -7,6 +7,7 @@ there estimates are compared with the most precise one that is unbiased by theor
 """
 
 import dataclasses
+import inspect
 import json
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from .gradient_cases import BATCHES, FORWARD_PASSES, TARGETS, YARDSTICK, Case, E
 from .timing import machine
 
 LIMIT = 4.0  # standard errors from the truth
+PILOT = 65_536  # paths at most, and a sixteenth
 PATHS = BATCHES * 8_192
 FOUR = ("maintenance", "initial_shift", "impact", "law.drift")
 CHECK_FAILED = 1
@@ -73,14 +75,16 @@ def measure(entry: Entry, case: Case, paths: int) -> Gradient:
     """A run after a short one that compiles the same programs."""
     size, found, began = _size(entry, paths), None, time.perf_counter()
     for batches, seed in ((2, 1), (entry.batches, 2)):
-        more = {"pilot_paths": size if batches == 2 else 65_536} if "branching" in entry.name else {}
+        pilot = size if batches == 2 else min(PILOT, batches * size // 16)
+        more = {"pilot_paths": pilot} if "pilot_paths" in inspect.signature(entry.method).parameters else {}
         found = entry.method(case.ladder, entry.parameters, seed=seed, paths=batches * size, batches=batches, **more)
     assert found is not None
     click.echo(f"  {case.title}: {entry.name}, {time.perf_counter() - began:.0f} s", err=True)
     return found
 
 
-def _verdict(ratio: float, error: float, target: float) -> str:
+def verdict(ratio: float, error: float, target: float) -> str:
+    """Whether a ratio is at most its target, or could be within two errors."""
     if np.isnan(target):
         return ""
     if ratio <= target:
@@ -123,13 +127,13 @@ def compare(case: Case, paths: int) -> tuple[dict[str, float], float, list[Row]]
                     estimate=value,
                     std_error=error,
                     accepted=bool(result.accepted[i]),
-                    apart=(value - truth) / apart if apart > 0.0 else np.copysign(np.inf, value - truth),
+                    apart=np.copysign(np.inf, value - truth) if apart == 0.0 else (value - truth) / apart,
                     bias=(value - truth) / abs(truth),
                     bias_error=apart / abs(truth),
                     ratio=ratio,
                     ratio_error=ratio * noise,
                     target=target,
-                    verdict=_verdict(ratio, ratio * noise, target),
+                    verdict=verdict(ratio, ratio * noise, target),
                     passes=result.seconds / (forward * result.paths),
                     paths=result.paths,
                 )
@@ -200,10 +204,10 @@ def run(paths: int, out: Path | None) -> int:
                     click.echo(_line(row))
         if not case.ladder.has_breaker and case.title != "rare":
             four = entry["default_of_four"] = default_of_four(case, paths, forward)
-            verdict = "met" if four["passes"] <= FORWARD_PASSES else "missed"
+            said = "met" if four["passes"] <= FORWARD_PASSES else "missed"
             click.echo(
                 f"default for {', '.join(FOUR)} together ({', '.join(four['methods'])}): {four['passes']:.2f} forward passes, "
-                f"<= {FORWARD_PASSES:g}: {verdict}"
+                f"<= {FORWARD_PASSES:g}: {said}"
             )
         failed += [f"{case.title}: {line}" for line in failures(rows)]
         entry["rows"] = [dataclasses.asdict(row) for row in rows]

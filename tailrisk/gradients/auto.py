@@ -39,7 +39,6 @@ from .ladder import Ladder
 from .record import Gradient, of_one
 
 CONCENTRATED = 30.0
-FEW_BRANCHES = 2  # paths to a branch: without a breaker most of the error is that of the paths
 
 METHODS: dict[str, Callable[..., Gradient]] = {
     "shift": shift.estimate,
@@ -165,9 +164,8 @@ def estimate(
     found: dict[str, Gradient] = {}
     for used in dict.fromkeys(way for way, _ in chosen.values()):
         names = tuple(name for name, (way, _) in chosen.items() if way == used)
-        more = {"paths_per_branch": FEW_BRANCHES} if used == "branch" and not ladder.has_breaker else {}
         result = METHODS[used](
-            ladder, names, seed=seed, paths=paths, batches=batches, functional=functional, dtype=dtype, **more
+            ladder, names, seed=seed, paths=paths, batches=batches, functional=functional, dtype=dtype
         )
         for i, name in enumerate(names):
             found[name] = dataclasses.replace(of_one(result, i), reason=chosen[name][1])

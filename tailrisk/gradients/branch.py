@@ -48,6 +48,7 @@ from .walk import LadderWalk, Side, WalkState
 
 PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
 LAW = tuple(name for name in SCORED if name.startswith("law."))
+FEW = 4  # paths to a branch where there is no breaker
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
@@ -294,8 +295,8 @@ def estimate(
     paths: int = 64 * 16_384,
     batches: int = 64,
     functional: AbstractFunctional | None = None,
-    pilot_paths: int = 65_536,
-    paths_per_branch: int = 1,
+    pilot_paths: int = 32_768,
+    paths_per_branch: int | None = None,
     chunk: int = 1_024,
     dtype: Any = None,
 ) -> Gradient:
@@ -306,13 +307,15 @@ def estimate(
     A batch is one pool, and all its states are held: about 100 bytes for every path and step. `chunk`: branches that run
     together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
     the choice of steps is refined; with 0 it goes by their masses alone. `paths_per_branch`: paths of a pool for each branch
-    and kind of threshold.
+    and kind of threshold, by default 4, because most of the error is that of the paths, or 1 with a breaker.
 
     **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """
     refuse_jumps(functional, "boundary branching")
     known = (*PARAMETERS, *LAW)
     require(parameters, known, "boundary branching", "other parameters move no threshold: use differences")
+    if paths_per_branch is None:
+        paths_per_branch = 1 if ladder.has_breaker else FEW
     if paths_per_branch < 1:
         raise InputError(f"paths_per_branch = {paths_per_branch}: expected 1 or more")
     if "law.jump_probability" in parameters and ladder.get("law.jump_probability") == 0.0:

@@ -234,10 +234,10 @@ class SortedThresholds(AbstractPositions):
 
     def open_deficit(self, state: LadderState, log_price: Float[Array, " 1"]) -> tuple[Float[Array, ""], Any]:
         """Negative equity of groups that are still open, and their signed units; nothing where nobody is in breach."""
-        sides = jnp.arange(2, dtype=jnp.int32)
 
         def owed(given: Any, nothing: Any) -> Any:
-            ladder, state, log_price = given
+            # made in here: what a derivative traces must not close over a traced array
+            ladder, state, log_price, sides = *given, jnp.arange(2, dtype=jnp.int32)
             sign = _sign(sides, log_price)
             sums = ladder.bankrupt.above(*ladder._open(state), sign * log_price)
             return jnp.maximum(-ladder._equity(sides, sums, log_price), 0.0), sign * sums[:, 0]

@@ -80,7 +80,7 @@ def trace(
         for factor in order:
             began = time.monotonic()
             here = eqx.tree_at(lambda p: p.constraints[which].limit, problem, np.asarray(factor * limit))
-            method = TrustRegion(z=Z, room=ROOM, shares=(1.0,), evaluations=front.evaluations, radius=1.0)
+            method = TrustRegion(z=Z, room=ROOM, shares=(1.0,), evaluations=front.evaluations, radius=1.0, shrink=0.02)
             before = refine(here, before.optimum.parameters, stream, method)
             seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
             judged, before = certified(here, before, seed)

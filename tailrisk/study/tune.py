@@ -317,7 +317,7 @@ def _start(wanted: Tune, number: int) -> dict[str, Any]:
 def _refined(problem: Problem, before: Refined, stream: Stream, wanted: Tune, room: float, report: Report) -> Refined:
     """The fine stage from an earlier optimum; if nothing holds, the least violation and then the cost once more."""
     began = time.monotonic()
-    method = TrustRegion(shares=(1.0,), evaluations=wanted.evaluations, radius=0.5, room=room)
+    method = TrustRegion(shares=(1.0,), evaluations=wanted.evaluations, radius=0.5, shrink=0.02, room=room)
     found = refine(problem, before.optimum.parameters, stream, method)
     spent = found.evaluations
     if found.violation > 0.0:

@@ -35,6 +35,7 @@ def _shares(found: Mapping[str, Any], gross: Any, posted: Any, fund: Any, horizo
     return {
         "bad_debt": found["bad_debt"] / gross,
         "uncovered_debt": (found["bad_debt"] - found["fund_paid"]) / gross,
+        "beyond_fund": (found["bad_debt"] - fund) / gross * ones,
         "forced_volume": found["forced_notional"] / gross,
         "liquidated_share": found["liquidated_share"],
         "halted_share": found["halted_time"] / horizon,
@@ -47,6 +48,7 @@ def _shares(found: Mapping[str, Any], gross: Any, posted: Any, fund: Any, horizo
 OUTCOMES = {
     "bad_debt": "negative equity at closing, before the waterfall",
     "uncovered_debt": "bad debt that the fund did not pay",
+    "beyond_fund": "bad debt less the fund at the start, negative where it suffices",
     "forced_volume": "notional closed by force",
     "liquidated_share": "share of the first notional closed by force",
     "halted_share": "share of the time halted",

@@ -9,6 +9,7 @@ from . import plan as plan
 from . import streamed as streamed
 from . import tail_index as tail_index
 from . import weighted as weighted
+from .control import Controlled as Controlled
 from .crossentropy import CrossEntropy as CrossEntropy
 from .diagnostics import Result as Result
 from .estimate import Antithetic as Antithetic

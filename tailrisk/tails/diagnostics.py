@@ -51,6 +51,7 @@ _REMEDIES = {
     "second_estimator": "a mixture of tilts: one of the two misses a part of the event",
     "replicates": "the interval of the replicates instead of the internal one",
     "replicate_spread": "more paths in every replicate, or another score",
+    "differing_pairs": "more paths: few pairs tell how far the cheap system is from the full one",
     "control_gain": "the estimate without the cheap system",
     "not_finite": "the model or the tilt gives values that are no numbers; find the path",
     "clipped": "a weaker tilt",
