@@ -152,7 +152,7 @@ def nelder_mead(search: _Search, seed: int) -> Result:
 
 def evolution(search: _Search, seed: int) -> Result:
     """CMA-ES (Hansen) on the penalized cost, restarted while paths last; in one dimension on the number and a copy."""
-    import cma
+    import cma  # pyright: ignore[reportMissingImports]
 
     size = len(search.problem.variables)
 
@@ -175,7 +175,7 @@ def bayesian(search: _Search, seed: int) -> Result:
 
     Fewer evaluations on larger samples of the same budget: its cost beside the paths is cubic in evaluations.
     """
-    from bayes_opt import BayesianOptimization, acquisition
+    from bayes_opt import BayesianOptimization, acquisition  # pyright: ignore[reportMissingImports]
 
     size = len(search.problem.variables)
     stream = search.stream._replace(paths=THRIFT * search.stream.paths)
