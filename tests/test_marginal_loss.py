@@ -16,7 +16,7 @@ from tailrisk.gradients.marginal import _scaled
 from tailrisk.scenario import Accounts, SmoothLadder, SortedLadder
 from tailrisk.simulate import batch, entry_point, simulate
 
-PATHS, ACCOUNTS = 64 * 16, 40
+PATHS, ACCOUNTS = 64 * 8, 40
 
 
 def crowd(**parts):
@@ -27,7 +27,7 @@ def crowd(**parts):
     default = {
         "book": one.GivenBook(units, cash),
         "impact": impact.Linear(impact.ConstantDepth(1e5), 0.1, memory="1d"),
-        "positions": SmoothLadder(cells=512),
+        "positions": SmoothLadder(cells=256),
         "margin": tr.margin.Brackets([0.0, 1e5, 3e5], [0.01, 0.015, 0.02], [30.0, 20.0, 10.0]),
         "market": market.GeometricBrownian(1.2),
         "step": "6h",
@@ -36,34 +36,46 @@ def crowd(**parts):
 
 
 def given(**more):
-    return {"paths": PATHS, "chunk": 16, "dtype": np.float64} | more
+    return {"paths": PATHS, "chunk": 8, "dtype": np.float64} | more
 
 
-def test_parts_of_a_continuum_add_up_and_are_those_of_differences():
-    """The scaling identity to rounding at fixed noise, each part against the difference of the same paths."""
-    venue = crowd()
-    found = marginal_loss(venue, **given())
-    book = venue.book.build(np.array([one.PRICE]), venue.margin)
-    numbers, keys = jnp.arange(PATHS, dtype=jnp.uint32), noise_keys(0, "market")
+def mean_of(venue):
+    """Mean bad debt as a function of the factor of every account, on the paths of `given`."""
+    book, keys = venue.book.build(np.array([one.PRICE]), venue.margin), noise_keys(0, "market")
 
     @entry_point
-    def mean(factor):
-        system = venue.assemble(np.float64, positions=_scaled(book, factor))
-        return jnp.mean(batch(system, keys, numbers)[0]["bad_debt"])
+    def both(factor, along):
+        def mean(factor):
+            system = venue.assemble(np.float64, positions=_scaled(book, factor))
+            return jnp.mean(batch(system, keys, jnp.arange(PATHS, dtype=jnp.uint32))[0]["bad_debt"])
 
-    ones, alone = jnp.ones(ACCOUNTS), jnp.eye(ACCOUNTS)
-    expected, uniform = jax.jvp(mean, (ones,), (ones,))
+        return jax.jvp(mean, (factor,), (along,))
+
+    return both
+
+
+def test_parts_of_a_continuum_add_up():
+    """The scaling identity to rounding at fixed noise; what impact costs counts twice."""
+    venue, ones = crowd(), jnp.ones(ACCOUNTS)
+    found = marginal_loss(venue, **given())
+    expected, uniform = mean_of(venue)(ones, ones)
     assert found.method == "reverse mode"
+    assert found.value.shape == (ACCOUNTS,)
     assert found.value.sum() == pytest.approx(found.total, rel=1e-12)
     assert found.total == pytest.approx(float(uniform), rel=1e-10)
-    assert found.total > 1.05 * float(expected)  # impact counts twice
-    for row in np.argsort(-np.abs(found.value))[[0, 1, 8]]:
-        ends = [float(mean(ones + h * alone[row])) for h in (1e-5, -1e-5)]
-        assert found.value[row] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+    assert found.total > 1.05 * float(expected)
     assert (found.std_error > 0.0).sum() > ACCOUNTS / 2
     assert found.accepted.any()
     assert (found.buffer >= 0.0).all()
-    assert found.value.shape == (ACCOUNTS,)
+
+
+@pytest.mark.slow
+def test_each_part_of_a_continuum_is_that_of_differences():
+    venue, ones, alone = crowd(), jnp.ones(ACCOUNTS), jnp.eye(ACCOUNTS)
+    found, mean = marginal_loss(venue, **given()), mean_of(venue)
+    for row in np.argsort(-np.abs(found.value))[[0, 1, 8]]:
+        ends = [float(mean(ones + h * alone[row], ones)[0]) for h in (1e-5, -1e-5)]
+        assert found.value[row] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
 
 
 def pigouvian():
