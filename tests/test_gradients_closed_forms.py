@@ -156,7 +156,7 @@ TOUCH = {
     "shift": 13,
     "score": 16,
     "measure-valued": 15,
-    "branch": 11,
+    "branch": 12,
     "conditional": 12,
     "differences": 15,
 }
