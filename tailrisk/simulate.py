@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -46,6 +46,32 @@ class AbstractSystem(eqx.Module):
     @abc.abstractmethod
     def outcome(self, state: PyTree) -> dict[str, Float[Array, ""]]:
         """Named numbers of a finished path."""
+
+
+class AbstractWrapper(AbstractSystem):
+    """A system that runs another one, with its steps, its precision and its noise."""
+
+    system: eqx.AbstractVar[AbstractSystem]
+
+    if TYPE_CHECKING:  # a type checker takes the properties below for arguments
+        steps: int = eqx.field(init=False)
+        dtype: Any = eqx.field(init=False)
+    else:
+
+        @property
+        def steps(self) -> int:
+            """Steps of the system."""
+            return self.system.steps
+
+        @property
+        def dtype(self) -> Any:
+            """Precision of the system."""
+            return self.system.dtype
+
+    @property
+    def draws(self) -> Draws:
+        """Noise of the system."""
+        return self.system.draws
 
 
 def rollout(system: AbstractSystem, draw: Callable[[Any], Noise], record: bool = False) -> tuple[PyTree, PyTree]:

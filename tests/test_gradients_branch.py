@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_forms import one_account, small, two_accounts, two_accounts_apart, two_steps_with_breaker
+from listed_thresholds import thresholds
 
 from tailrisk._fields import InputError
 from tailrisk.gradients import (
@@ -219,7 +220,7 @@ def test_parting_point_is_the_last_that_is_real():
     def both(walk, states):
         def one(state):
             last = walk.clearing.last_before_stop(state.sold, jnp.max(state.window) - walk.band)
-            return last, walk.thresholds(state).breaker_real, state.halt == 0
+            return last, thresholds(walk, state).breaker_real, state.halt == 0
 
         return jax.vmap(one)(states)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from listed_thresholds import thresholds
 from sequential import rounds, sequential
 
 from tailrisk._fields import InputError
@@ -146,7 +147,7 @@ def test_marked_thresholds_are_those_that_matter(name):
 
     @eqx.filter_jit
     def across(walk, state):
-        found = walk.thresholds(state)
+        found = thresholds(walk, state)
 
         def limits(level, side):
             near = [walk.advance(state, level + move) for move in (-1e-11, 1e-11)]

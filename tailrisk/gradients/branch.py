@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from .. import _streams
 from .._fields import InputError
@@ -44,9 +44,9 @@ from .proposal import Proposal, at_stake
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
 from .score import PARAMETERS as SCORED
 from .score import Scores, control_coefficients
-from .walk import LadderWalk, Side, WalkState
+from .walk import MOVERS, LadderWalk, Side, WalkState
 
-PARAMETERS = ("maintenance", "initial_shift", "impact", "band")
+PARAMETERS = MOVERS
 LAW = tuple(name for name in SCORED if name.startswith("law."))
 FEW = 4  # paths to a branch where there is no breaker
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
@@ -91,18 +91,6 @@ class Twins(AbstractCompanion):
         return {"gap": low - high}
 
 
-def velocity(walk: LadderWalk, state: WalkState, breaker: Bool[Array, ""], place: Int[Array, ""]) -> Float[Array, "4"]:
-    """Derivatives in `PARAMETERS` of a threshold of the step after `state`: of account or trip point number `place`."""
-    one = jnp.ones((), walk.dtype)
-    pressure = walk.clearing.pressure[place]
-    account = jnp.minimum(place, walk.accounts - 1)
-    margin = jnp.stack([one / (1.0 - walk.maintenance), -one / walk.margin_left[account], pressure, 0.0 * one])
-    if not walk.window:
-        return margin
-    highest = walk.clearing.pressure[state.window_sold[jnp.argmax(state.window)]]
-    return jnp.where(breaker, jnp.stack([0.0 * one, 0.0 * one, pressure - highest, -one]), margin)
-
-
 @entry_point
 def _forward(recorded: Recorded, proposal: Proposal, keys: Any, paths: Any) -> Any:
     """Outcomes; of every step what was before it, the deficit at stake and, for each family, mass and cell."""
@@ -136,7 +124,7 @@ def _branches(
             draw = jax.tree.map(lambda one, other: jnp.where(breaker, one, other), trip, draw)
         sides = [Side(breaker, draw.place, jnp.asarray(below)) for below in (True, False)]
         pair = tuple(walk.advance(state, draw.level, side) for side in sides)
-        moves = jnp.append(velocity(walk, state, breaker, draw.place), jnp.ones(1, walk.dtype))
+        moves = jnp.append(walk.velocity(state, breaker, draw.place), jnp.ones(1, walk.dtype))
         return pair, moves * (draw.factor * weights[step, row])
 
     pair, factor = jax.vmap(fork)(branch.row, branch.step.astype(jnp.int32), branch.number)

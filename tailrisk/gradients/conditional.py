@@ -17,6 +17,7 @@ distribution functions, and its automatic derivative is exact.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,9 +36,9 @@ from .functionals import AbstractFunctional, BadDebt, refuse_jumps
 from .ladder import Ladder
 from .proposal import fall_at_once
 from .record import Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
-from .walk import WEIGHTS, LadderWalk, WalkState
+from .walk import MOVERS, WEIGHTS, LadderWalk, WalkState
 
-PARAMETERS = ("maintenance", "initial_shift", "impact")
+PARAMETERS = MOVERS[:3]  # all but the band
 
 
 class Chosen(NamedTuple):
@@ -179,8 +180,9 @@ def _simulated(line: Line, parameters: tuple[str, ...], *, seed: int, paths: int
     size = batch_size(paths, batches)
     lanes = LANES * -(-min(chunk, size) // LANES)
     keys, walk = _streams.noise_keys(seed, "market"), line.walk
-    velocities = walk.velocities(walk.init())
-    velocity = {name: np.asarray(velocities[name][0], np.float64)[np.asarray(line.accounts)] for name in parameters}
+    margin = partial(walk.velocity, walk.init(), jnp.asarray(False))
+    velocities = np.asarray(jax.vmap(margin)(line.accounts), np.float64)
+    velocity = {name: velocities[:, PARAMETERS.index(name)] for name in parameters}
 
     def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for first in range(0, paths, size):

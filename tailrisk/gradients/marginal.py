@@ -27,12 +27,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from scipy import stats
 
 from .._fields import InputError
-from .._streams import Draws, Noise, noise_keys
+from .._streams import Noise, noise_keys
 from ..breaker import NoBreaker
 from ..cascade import Exact
 from ..positions.base import Book
 from ..scenario import Scenario, SmoothLadder
-from ..simulate import AbstractSystem, batch, entry_point
+from ..simulate import AbstractSystem, AbstractWrapper, batch, entry_point
 from ..tails.proposal import AbstractProposal
 from .paired import differences
 from .quantities import Expectation
@@ -73,19 +73,10 @@ class MarginalLoss(NamedTuple):
         return np.maximum(self.value, 0.0)
 
 
-class Checkpointed(AbstractSystem):
+class Checkpointed(AbstractWrapper):
     """A system whose steps are computed again on the way back, so that a reverse sweep keeps one state per step."""
 
     system: AbstractSystem
-    steps: int = eqx.field(static=True)
-    dtype: Any = eqx.field(static=True)
-
-    def __init__(self, system: AbstractSystem):
-        self.system, self.steps, self.dtype = system, system.steps, system.dtype
-
-    @property
-    def draws(self) -> Draws:
-        return self.system.draws
 
     def init(self) -> PyTree:
         return self.system.init()

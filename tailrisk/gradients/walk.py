@@ -19,6 +19,7 @@ from .functionals import AbstractFunctional, BadDebt, Totals
 from .ladder import Ladder, WalkLaw, sorted_accounts
 
 FIXED_EVENTS = ("shift", "initial_shift", "impact")  # parameters with a derivative at fixed events
+MOVERS = ("maintenance", "initial_shift", "impact", "band")  # parameters that move thresholds
 WEIGHTS = ("weight", "jumped", "tripped")  # outcomes that the record of an estimate needs
 
 
@@ -70,18 +71,6 @@ class Side(NamedTuple):
     breaker: Bool[Array, ""]
     place: Int[Array, ""]
     below: Bool[Array, ""]
-
-
-class Candidates(NamedTuple):
-    """Thresholds of the next step in the exogenous level, and which of them an infinitesimal move would make matter.
-
-    margin: level below which account k is sold, given those before it. breaker: level below which sales stop with r sold.
-    """
-
-    margin: Float[Array, " accounts"]
-    margin_real: Bool[Array, " accounts"]
-    breaker: Float[Array, " accounts_plus_1"]
-    breaker_real: Bool[Array, " accounts_plus_1"]
 
 
 class LadderWalk(AbstractSystem):
@@ -285,33 +274,12 @@ class LadderWalk(AbstractSystem):
             "tripped": state.tripped.astype(self.dtype),
         }
 
-    def thresholds(self, state: WalkState) -> Candidates:
-        """All thresholds of the step after `state`, with those marked that are reached with what is sold before them."""
-        clearing, places = self.clearing, jnp.arange(self.accounts + 1, dtype=jnp.int32)
-        levels = clearing.thresholds[:-1]
-        # Least threshold from `sold` to just before each place: what must be passed to get there.
-        passed = jnp.where(places[:-1] >= state.sold, levels, jnp.inf)
-        least = jnp.append(jnp.array([jnp.inf], self.dtype), jax.lax.cummin(passed))
-        open_ = (places >= state.sold) & (state.halt == 0)
-        margin_real = open_[:-1] & (levels < least[:-1])
+    def velocity(self, state: WalkState, breaker: Bool[Array, ""], place: Int[Array, ""]) -> Float[Array, "4"]:
+        """Derivatives in `MOVERS` of a threshold of the step after `state`: of account or trip point number `place`."""
+        one, pressure = jnp.ones((), self.dtype), self.clearing.pressure[place]
+        account = jnp.minimum(place, self.accounts - 1)
+        margin = jnp.stack([one / (1.0 - self.maintenance), -one / self.margin_left[account], pressure, 0.0 * one])
         if not self.window:
-            nothing = jnp.full(self.accounts + 1, -jnp.inf, self.dtype)
-            return Candidates(levels, margin_real, nothing, jnp.zeros(self.accounts + 1, bool))
-        floor = jnp.max(state.window) - self.band
-        trips = floor + clearing.fall
-        margin_real = margin_real & (levels - clearing.fall[:-1] >= floor)
-        return Candidates(levels, margin_real, trips, open_ & jnp.isfinite(floor) & (trips < least))
-
-    def velocities(self, state: WalkState) -> dict[str, tuple[Float[Array, " accounts"], Float[Array, " trips"]]]:
-        """Derivative of every threshold of the step after `state` in each parameter: margin thresholds, trip points."""
-        clearing, still = self.clearing, jnp.zeros(self.accounts + 1, self.dtype)
-        margin = jnp.ones(self.accounts, self.dtype)
-        trip_impact = clearing.pressure
-        if self.window:
-            trip_impact = trip_impact - clearing.pressure[state.window_sold[jnp.argmax(state.window)]]
-        return {
-            "maintenance": (margin / (1.0 - self.maintenance), still),
-            "initial_shift": (-margin / self.margin_left, still),
-            "band": (still[:-1], still - 1.0),
-            "impact": (clearing.pressure[:-1], trip_impact),
-        }
+            return margin
+        highest = self.clearing.pressure[state.window_sold[jnp.argmax(state.window)]]
+        return jnp.where(breaker, jnp.stack([0.0 * one, 0.0 * one, pressure - highest, -one]), margin)

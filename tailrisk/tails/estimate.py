@@ -7,14 +7,13 @@ that its estimates have no bias. `confirm` compares two families.
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _streams
 from .._fields import InputError
-from .._streams import Draws, Noise
-from ..simulate import LANES, AbstractSystem
+from .._streams import Noise
+from ..simulate import LANES, AbstractSystem, AbstractWrapper
 from . import diagnostics, streamed
 from .accumulator import Nodes, insert, summarize, total
 from .diagnostics import Diagnosis, Result
@@ -76,19 +75,10 @@ class Antithetic:
         return FittedAntithetic(target)
 
 
-class Mirrored(AbstractSystem):
+class Mirrored(AbstractWrapper):
     """A system driven by the mirrored noise."""
 
     system: AbstractSystem
-    steps: int = eqx.field(static=True)
-    dtype: Any = eqx.field(static=True)
-
-    def __init__(self, system: AbstractSystem):
-        self.system, self.steps, self.dtype = system, system.steps, system.dtype
-
-    @property
-    def draws(self) -> Draws:
-        return self.system.draws
 
     def init(self) -> Any:
         return self.system.init()

@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .._fields import InputError, Real, duration, real
 from .._hard import crosses
-from .._streams import Draws, Noise
-from ..simulate import AbstractSystem
+from .._streams import Noise
+from ..simulate import AbstractSystem, AbstractWrapper
 
 
 class AbstractProposal(eqx.Module):
@@ -50,21 +50,11 @@ class TiltedState(NamedTuple):
     log_weight: Float[Array, ""]
 
 
-class Tilted(AbstractSystem):
+class Tilted(AbstractWrapper):
     """Any system under a proposal; its outcomes are those of the system, `weight` and `log_weight`."""
 
     system: AbstractSystem
     proposal: AbstractProposal
-    steps: int = eqx.field(static=True)
-    dtype: Any = eqx.field(static=True)
-
-    def __init__(self, system: AbstractSystem, proposal: AbstractProposal):
-        self.system, self.proposal = system, proposal
-        self.steps, self.dtype = system.steps, system.dtype
-
-    @property
-    def draws(self) -> Draws:
-        return self.system.draws
 
     def init(self) -> TiltedState:
         return TiltedState(self.system.init(), self.proposal.init(self.dtype), jnp.zeros((), self.dtype))
