@@ -277,6 +277,7 @@ class Cascade(eqx.Module):
         alone = venue.limits is None and isinstance(self.oracle, Spot)
         standing = positions.standing(books.positions, venue.mark if alone else None)
         order, settled = self.clearing.resolve(standing, round_)
+        order = positions.whole(books.positions, order)
         forced, executed = positions.volume(books.positions, order, venue.limits)
         volume = forced + unwound
         pushed = self.impact.push(impact, volume)

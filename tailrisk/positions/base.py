@@ -82,6 +82,10 @@ class AbstractPositions(eqx.Module):
         """
 
     @abc.abstractmethod
+    def whole(self, state: Any, order: Any) -> Any:
+        """The orders of the whole book, where `standing` left a part out: what is booked from here on has the same bits."""
+
+    @abc.abstractmethod
     def needed(self, state: Any, log_mark: Float[Array, " assets"], level: Float[Array, " assets"]) -> Bool[Array, ""]:
         """Whether the step has anything to close: an order that stands, or a breach at the mark."""
 

@@ -153,6 +153,10 @@ class SortedThresholds(AbstractPositions):
         reached = [self.search.count_above(side, mark, BREACH) for side, mark in zip(order.side, marks, strict=True)]
         return order._replace(place=jnp.maximum(order.place, jnp.stack(reached)))
 
+    def whole(self, state: LadderState, order: Orders) -> Orders:
+        """The orders of both sides, whichever was looked at."""
+        return Orders(jnp.arange(2, dtype=jnp.int32), _into(state.ordered, order.side, order.place))
+
     def volume(self, state: LadderState, order: Orders, limits: Limits | None) -> tuple[Float[Array, " 1"], Orders]:
         """Net selling of the groups from `sold` to the order, whole groups, as far as the limits let them."""
         sold = _of(order.side, state.sold)
@@ -191,7 +195,7 @@ class SortedThresholds(AbstractPositions):
     ) -> tuple[LadderState, Closing]:
         """Closes the groups from `sold` to `executed` at one fill price; the fee comes out of what equity is left."""
         del crash, dt
-        side, sold = order.side, _of(order.side, state.sold)
+        side, sold = order.side, state.sold
         sign = _sign(side, log_fill)
         sums = self.sums.between(sold, executed.place, side)
         first, price, move = (
@@ -214,10 +218,7 @@ class SortedThresholds(AbstractPositions):
             opened=short_total(sums[:, 0] * self.price),
             bankrupt=short_total(sign * bankrupt)[None],
         )
-        closed = _into(state.sold, side, executed.place)
-        return state._replace(
-            sold=closed, ordered=jnp.maximum(_into(state.ordered, side, order.place), closed)
-        ), closing
+        return state._replace(sold=executed.place, ordered=jnp.maximum(order.place, executed.place)), closing
 
     def _equity(
         self, side: Int[Array, " sides"], sums: Float[Array, "sides 2"], log_price: Float[Array, " 1"]
