@@ -238,6 +238,27 @@ def sweep(
 
 
 @main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default calibrations/<name of the config>.")
+def calibrate(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Estimate numbers of a scenario from data: tables to include, with intervals, checks of fit and figures."""
+    from .figures import draw_calibration, format_calibration
+    from .study import calibrate as calibration
+    from .study.folder import fresh_name, read_arrays, read_json, write_text
+
+    wanted = calibration.load(config, overrides)
+    out = fresh_name(Path("calibrations") / config.stem) if out is None else out
+    calibration.execute(wanted, out, lambda text: click.echo(text, err=True))
+    found = read_json(out / "calibration.json")
+    draw_calibration(found, read_arrays(out / "results.npz"), out / "figures")
+    text = format_calibration(found)
+    write_text(out / "report.md", text + "\n")
+    click.echo(text)
+    click.echo(f"folder: {out}")
+
+
+@main.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Print and draw a finished run again."""

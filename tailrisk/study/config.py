@@ -1,8 +1,8 @@
 """TOML <-> typed tree. The types are the schema: keys are fields, `kind` picks a final class of an abstract one.
 
-A config may `include` one other file (relative to itself), whose tables it completes or overrides; `key=value`
-overrides on the command line go on top. A table without a `kind` completes the default of its field, if it has one.
-Unknown keys, missing keys and wrong values are errors that name the dotted key.
+A config may `include` other files (relative to itself: one name or a list, later ones on top of earlier ones), whose tables
+it completes or overrides; `key=value` overrides on the command line go on top. A table without a `kind` completes the default
+of its field, if it has one. Unknown keys, missing keys and wrong values are errors that name the dotted key.
 """
 
 import dataclasses
@@ -27,20 +27,22 @@ class ConfigError(InputError):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A config file with its include merged in; each `path` in a file is relative to that file."""
+    """A config file with its includes merged in; each `path` in a file is relative to that file."""
     table = _parse(path)
     include = table.pop("include", None)
     if include is None:
         return table
-    if not isinstance(include, str):
-        raise ConfigError(f"{path}: include = {include!r}: expected one file name in quotes")
-    file = path.parent / include
-    base = _parse(file, wanted_by=path)
-    if "include" in base:
-        raise ConfigError(
-            f"{file}: included by {path}, so it may not include {base['include']!r} itself; include one file and write "
-            "the rest out"
-        )
+    files = [include] if isinstance(include, str) else include
+    if not (isinstance(files, list) and files and all(isinstance(name, str) for name in files)):
+        raise ConfigError(f"{path}: include = {include!r}: expected one file name in quotes, or a list of them")
+    base: dict[str, Any] = {}
+    for file in (path.parent / name for name in files):
+        part = _parse(file, wanted_by=path)
+        if "include" in part:
+            raise ConfigError(
+                f"{file}: included by {path}, so it may not include {part['include']!r} itself; list both in {path}"
+            )
+        base = merge(base, part)
     return merge(base, table)
 
 
