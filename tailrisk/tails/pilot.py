@@ -12,7 +12,7 @@ from .._streams import Draws, Noise
 from ..simulate import AbstractSystem
 from .problem import ALWAYS, AbstractProblem
 from .proposal import Tilted, TiltedState
-from .tilt import BINS, FEATURES, Aim, Law, Mixture, Shock, Tilt, both_densities, events, is_own, most_drift
+from .tilt import BINS, FEATURES, Aim, Law, Mixture, Shock, Tilt, both_densities, events, is_own, most_drift, with_shock
 
 PSEUDO = 0.02  # paths of the law itself that are added to every bin, as a share of all weight
 RIDGE = 1e-3
@@ -144,17 +144,16 @@ def solve(
     """
     omega = omega / omega.sum()
     means = [Sums(*(np.tensordot(omega, np.asarray(x, float), axes=1) for x in s)) for s in sums]  # pyright: ignore[reportArgumentType]
-    shock = None
-    if len(means) == 2:
-        law = Law(*(x[:, 0] for x in _numbers(problem, means[1], feedback=False)))
-        seen = means[0].seen + means[1].seen
-        share = (means[1].seen + PSEUDO / problem.steps) / (seen + PSEUDO)
-        shock = jax.tree.map(lambda x: jnp.asarray(x.astype(problem.dtype)), Shock(share, law))
-    numbers = _numbers(problem, means[0], feedback)
-    return Tilt(aim, *(jnp.asarray(x.astype(problem.dtype)) for x in numbers), shock)
+    numbers = [jnp.asarray(x.astype(problem.dtype)) for x in _numbers(problem, means[0], feedback)]
+    tilt = Tilt(aim, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
+    if len(means) == 1:
+        return tilt
+    law = Law(*(jnp.asarray(x[:, 0].astype(problem.dtype)) for x in _numbers(problem, means[1], feedback=False)))
+    share = (means[1].seen + PSEUDO / problem.steps) / (means[0].seen + means[1].seen + PSEUDO)
+    return with_shock(tilt, Shock(jnp.asarray(share.astype(problem.dtype)), law))
 
 
-def _numbers(problem: AbstractProblem, s: Sums, feedback: bool) -> tuple[np.ndarray, ...]:
+def _numbers(problem: AbstractProblem, s: Sums, feedback: bool) -> tuple[Any, ...]:
     """Drift, factor, mean, deviation and size of a law."""
     roles, pseudo = problem.roles, PSEUDO
     used = FEATURES if feedback else 1

@@ -92,7 +92,7 @@ class Tilt(eqx.Module):
     mean: Float[Array, "marks bins"]
     deviation: Float[Array, "marks bins"]
     size: Float[Array, "sizes bins"]
-    shock: Shock | None = None
+    shock: Shock | None = eqx.field(default=None)
 
     def law(self, view: View, most: float) -> tuple[Law, Bool[Array, ""]]:
         """The law of a step, and whether a drift was clipped."""
@@ -212,7 +212,7 @@ class Mixture(AbstractProposal):
             view = tilt.aim.view(self.problem, state, memory.step)
             law, clip = tilt.law(view, most)
             share = tilt.share(view)
-            laws.append((tilt, law, share))
+            laws.append((law, share))
             mine = self.drawn == k + 1
             clipped = jnp.where(mine & clip, 1.0, clipped)
             if chosen is None:  # the law itself, unless a tilt is drawn
@@ -226,7 +226,11 @@ class Mixture(AbstractProposal):
             chosen = Law(*(jnp.where(mine, a, b) for a, b in zip(law, chosen, strict=True)))
         assert chosen is not None, "a mixture has one tilt or more"
         drawn = draw(self.problem, chosen, state, noise)
-        more = jnp.stack([both_densities(self.problem, *law, state, drawn)[0] for law in laws])
+        ratios = [
+            both_densities(self.problem, tilt, law, share, state, drawn)[0]
+            for tilt, (law, share) in zip(self.tilts, laws, strict=True)
+        ]
+        more = jnp.stack(ratios)
         after = memory.log_density + more
         ratio = self._log_mixture(memory.log_density) - self._log_mixture(after)
         return drawn, ratio, Memory(memory.step + 1.0, after, memory.clipped + clipped)
@@ -253,4 +257,9 @@ def untilted(aim: Aim, problem: AbstractProblem, shocks: bool = False) -> Tilt:
         raise InputError(f"a {type(problem).__name__} has no spare uniform, which a law of shocks needs; leave it out")
     law = Law(drift[:, 0], events[:, 0], 0.0 * marks[:, 0], _WIDE * marks[:, 0], _LARGE * sizes[:, 0])
     share = jnp.full(BINS, 1.0 / problem.steps, dtype)
-    return eqx.tree_at(lambda t: t.shock, calm, Shock(share, law), is_leaf=lambda x: x is None)
+    return with_shock(calm, Shock(share, law))
+
+
+def with_shock(tilt: Tilt, shock: Shock) -> Tilt:
+    """The tilt with a law of shocks."""
+    return eqx.tree_at(lambda t: t.shock, tilt, shock, is_leaf=lambda x: x is None)

@@ -132,7 +132,9 @@ class VenueProblem(AbstractProblem):
         return state.venue.books.ledger.tree.totals.bad_debt
 
     def chance(self, state: VenuePath, noise: Noise, event: int) -> Float[Array, ""]:
-        return self.system.cascade.market.chance(state.venue.market, noise, self.system.dt, event)
+        market = self.system.cascade.market
+        assert isinstance(market, Tiltable)
+        return market.chance(state.venue.market, noise, self.system.dt, event)
 
     def outcome(self, state: VenuePath) -> dict[str, Any]:
         found = self.system.outcome(state.venue)
