@@ -19,6 +19,8 @@ from .estimate import fit as fit
 from .estimate import run as run
 from .frozen import dumps as dumps
 from .frozen import loads as loads
+from .one_step import LargeStep as LargeStep
+from .one_step import OneStep as OneStep
 from .problem import ALWAYS as ALWAYS
 from .problem import AbstractProblem as AbstractProblem
 from .problem import Roles as Roles
@@ -31,3 +33,4 @@ from .targets import Mean as Mean
 from .targets import Probability as Probability
 from .targets import Tail as Tail
 from .targets import exhaustion as exhaustion
+from .venue import VenueProblem as VenueProblem

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._fields import InputError
 from .estimate import FittedAntithetic
+from .one_step import LargeStep
 from .sampler import Fitted
 from .splitting import FittedSplitting
 from .targets import Hint, Mean, Probability, Tail
@@ -16,7 +17,20 @@ from .tilt import Aim, Law, Shock, Tilt
 
 _KINDS = {
     k.__name__: k
-    for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Law, Shock, Tilt)
+    for k in (
+        Fitted,
+        FittedAntithetic,
+        FittedSplitting,
+        LargeStep,
+        Hint,
+        Mean,
+        Probability,
+        Tail,
+        Aim,
+        Law,
+        Shock,
+        Tilt,
+    )
 }
 
 

@@ -5,7 +5,7 @@ from the law itself and the others from the tilt. So shares are exact in every w
 chunk.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -84,9 +84,19 @@ class Fitted(eqx.Module):
     period: int = eqx.field(static=True, default=10)
 
     def sample(
-        self, problem: AbstractProblem, paths: int, seed: int, *, chunk: int = CHUNK, stream: str = "production"
+        self,
+        problem: AbstractProblem,
+        paths: int,
+        seed: int,
+        *,
+        chunk: int = CHUNK,
+        stream: str = "production",
+        begin: int = 0,
     ) -> Iterator[Chunk]:
-        """The weighted paths of a run, chunk by chunk; chunks hold `chunk` paths of the law itself and those of the tilts."""
+        """The weighted paths of a run, chunk by chunk from number `begin` on.
+
+        Chunks hold `chunk` paths of the law itself and those of the tilts.
+        """
         if paths < 1 or chunk < LANES or chunk % LANES:
             raise InputError(f"paths = {paths}, chunk = {chunk}: expected at least one path, and a multiple of {LANES}")
         tilts, period = len(self.tilts), self.period if self.tilts else 1
@@ -98,7 +108,8 @@ class Fitted(eqx.Module):
         def system(law: int) -> AbstractSystem:
             return Tilted(problem, mixture(problem, self.tilts, period, law)) if tilts else problem
 
-        for index, start in enumerate(range(0, paths, size)):
+        for index in range(begin, -(-paths // size)):
+            start = index * size
             numbers = np.arange(start, min(start + size, paths), dtype=np.int64)
             law = laws(numbers, tilts, period)
             found = paths_of(system, keys, numbers, law, min(chunk, -(-numbers.size // LANES) * LANES))
@@ -115,8 +126,12 @@ class Fitted(eqx.Module):
         confidence: float = 0.95,
         chunk: int = CHUNK,
         checks: tuple[Row, ...] = (),
+        parts: Iterable[Chunk] | None = None,
     ) -> dict[str, Result]:
-        """Estimates of the target, and of others from the same paths, which then carry the name of their outcome."""
+        """Estimates of the target, and of others from the same paths, which then carry the name of their outcome.
+
+        `parts` are the chunks of `sample` where they were drawn before.
+        """
         targets = (self.target, *also)
         exact = whole(paths, len(self.tilts), self.period) if self.tilts else paths
         plans = [
@@ -124,7 +139,7 @@ class Fitted(eqx.Module):
         ]
         nodes: list[Nodes] = [{} for _ in targets]
         hits, plain = np.zeros(len(targets), int), 0
-        for part in self.sample(problem, paths, seed, chunk=chunk):
+        for part in self.sample(problem, paths, seed, chunk=chunk) if parts is None else parts:
             own = part.law == 0
             plain += int(np.count_nonzero(own))
             for i, target in enumerate(targets):

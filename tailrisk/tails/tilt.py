@@ -260,6 +260,11 @@ def untilted(aim: Aim, problem: AbstractProblem, shocks: bool = False) -> Tilt:
     return with_shock(calm, Shock(share, law))
 
 
+def without_shock(tilt: Tilt) -> Tilt:
+    """The tilt with calm steps alone."""
+    return Tilt(tilt.aim, tilt.drift, tilt.factor, tilt.mean, tilt.deviation, tilt.size)
+
+
 def with_shock(tilt: Tilt, shock: Shock) -> Tilt:
     """The tilt with a law of shocks."""
     return eqx.tree_at(lambda t: t.shock, tilt, shock, is_leaf=lambda x: x is None)
