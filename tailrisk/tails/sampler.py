@@ -20,7 +20,7 @@ from . import diagnostics
 from .accumulator import Nodes, insert, summarize, total
 from .diagnostics import Result, Row
 from .problem import AbstractProblem
-from .proposal import Tilted
+from .proposal import Frozen, Tilted
 from .targets import AbstractTarget, Extra, Hint, Probability
 from .tilt import Mixture, Tilt
 from .weighted import one_sided
@@ -82,6 +82,18 @@ class Fitted(eqx.Module):
     reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
     tilts: tuple[Tilt, ...] = ()
     period: int = eqx.field(static=True, default=10)
+
+    def proposal(self, problem: AbstractProblem) -> Frozen:
+        """The tilt as a law of noise for derivatives at the numbers of this problem: it steers by a path of its own.
+
+        All paths come from the tilt: a share of the law itself needs path numbers, which a proposal does not see.
+
+        **Raises:** `InputError` unless there is one tilt, without shocks.
+        """
+        if len(self.tilts) != 1 or self.tilts[0].shock is not None:
+            raise InputError(f"{len(self.tilts)} tilts: a proposal has one, without shocks; fit it with CrossEntropy()")
+        shares = jnp.asarray(np.array([0.0, 1.0]).astype(problem.dtype))
+        return Frozen(problem, Mixture(problem, self.tilts, shares, jnp.asarray(1, jnp.int32)))
 
     def sample(
         self,
