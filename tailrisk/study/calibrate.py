@@ -99,7 +99,8 @@ def _market(
         if one.market is not None:
             rows, crash = simulate(one.market, data.every, task.months, rows_of(data).shape[1], wanted.seed)
             laws[name]["simulated"] = statistics(rows, day)
-            laws[name]["crash_from"] = 1.0 / (1.0 - float(np.quantile(crash, 0.99)))
+            if hasattr(one.market, "crash_from"):  # a multiple of the normal level, exceeded 1 % of the time
+                laws[name]["crash_from"] = 1.0 / (1.0 - float(np.quantile(crash, 0.99)))
             arrays[f"market/simulated/{name}"] = -rows.ravel()
     able = {name: one for name, one in fits.items() if one.market is not None}
     if task.choose and task.choose not in able:
@@ -115,7 +116,7 @@ def _market(
     if not best:
         return out, ""
     about = f"{data.seen.sum():,} returns every {data.every * 8760.0:g} h, {data.start[:10]} to {data.end[:10]}"
-    return out, market_table(able[best], laws[best]["crash_from"], wanted.source, about)
+    return out, market_table(able[best], laws[best].get("crash_from", 1.0), wanted.source, about)
 
 
 def _law(one: Fit, data: Any) -> dict[str, Any]:
