@@ -117,7 +117,8 @@ def fit_heston(data: Returns, *, paths: int = 128, seed: int = 0, confidence: fl
     spread = float(np.log(data.observed.var() / data.every))
     start = np.array([spread, np.log(30.0), spread + np.log(10.0), 0.0])
     start[2] = 0.5 * (np.log(2.0 * 30.0) + spread)  # the edge of the condition of Feller
-    found: Any = optimize.least_squares(
+    search: Any = optimize.least_squares  # its stubs know the jacobian as a name only
+    found = search(
         lambda p: np.asarray(value(jnp.asarray(p))), start, lambda p: np.asarray(slope(jnp.asarray(p))), xtol=1e-6
     )
     d = np.asarray(slope(jnp.asarray(found.x)))

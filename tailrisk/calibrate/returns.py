@@ -73,6 +73,6 @@ def joined(*series: Returns) -> Returns:
                 f"one series covers {first.start} to {first.end} and another {other.start} to {other.end}; give both the "
                 "same start and end"
             )
-    seen = np.stack([one.seen for one in series]).all(axis=0)
+    seen = np.asarray(np.stack([one.seen for one in series]).all(axis=0))
     moves = np.where(seen[:, None], np.column_stack([one.moves for one in series]), 0.0)
     return Returns(moves, seen, first.every, first.start, first.end)
