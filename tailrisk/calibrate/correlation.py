@@ -123,7 +123,7 @@ def by_volatility(
     return out
 
 
-def _correlation(sums: np.ndarray) -> np.ndarray:
+def _correlation(sums: np.ndarray) -> Any:
     xx, yy, xy, x, y, n = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         return (xy - x * y / n) / np.sqrt((xx - x * x / n) * (yy - y * y / n))

@@ -23,7 +23,7 @@ class Returns(NamedTuple):
     end: str
 
     @property
-    def observed(self) -> Float[np.ndarray, " observed"]:
+    def observed(self) -> Float[np.ndarray, "observed *assets"]:
         """The returns that were observed."""
         return self.moves[self.seen]
 
