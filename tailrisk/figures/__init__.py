@@ -18,4 +18,5 @@ from .prices import draw_fan as draw_fan
 from .run import Drawn as Drawn
 from .run import draw_all as draw_all
 from .style import MissingData as MissingData
+from .sweep import draw_sweep as draw_sweep
 from .table import format_table as format_table

@@ -86,6 +86,11 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def apply_override(table: dict[str, Any], text: str) -> None:
     """Applies one `dotted.key=value`; the value is TOML, or text where TOML would need quotes."""
+    put(table, *parse_override(text))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """The dotted key of `dotted.key=value` and its value."""
     key, sign, value = text.partition("=")
     names = [name.strip() for name in key.split(".")]
     if not sign or not all(names):
@@ -94,25 +99,30 @@ def apply_override(table: dict[str, Any], text: str) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    *parents, last = names
+    return ".".join(names), parsed
+
+
+def put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Puts the value of a dotted key into the tables of a config."""
+    *parents, last = key.split(".")
     here: Any = table
     for name in parents:
         if isinstance(here, list):
             if not (name.isdigit() and int(name) < len(here)):
-                raise ConfigError(f"override {text!r}: {name} is no place in a list of {len(here)}; count from 0")
+                raise ConfigError(f"override of {key}: {name} is no place in a list of {len(here)}; count from 0")
             inner = here[int(name)]
         else:
             inner = here.setdefault(name, {})
         if not (isinstance(inner, dict) or (isinstance(inner, list) and all(isinstance(item, dict) for item in inner))):
-            raise ConfigError(f"override {text!r}: {name} is {inner!r}, not a table")
+            raise ConfigError(f"override of {key}: {name} is {inner!r}, not a table")
         here = inner
     if isinstance(here, list):
-        raise ConfigError(f"override {text!r}: {last} is an item of a list; write the whole list")
-    if isinstance(parsed, dict) or last != "kind" or here.get("kind") == parsed:
-        here[last] = parsed
+        raise ConfigError(f"override of {key}: {last} is an item of a list; write the whole list")
+    if isinstance(value, dict) or last != "kind" or here.get("kind") == value:
+        here[last] = value
     else:  # another kind has other keys
         here.clear()
-        here["kind"] = parsed
+        here["kind"] = value
 
 
 def _finals(kind: type) -> dict[str, type]:

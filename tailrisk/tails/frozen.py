@@ -12,9 +12,12 @@ from .estimate import FittedAntithetic
 from .sampler import Fitted
 from .splitting import FittedSplitting
 from .targets import Hint, Mean, Probability, Tail
-from .tilt import Aim, Tilt
+from .tilt import Aim, Law, Shock, Tilt
 
-_KINDS = {k.__name__: k for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Tilt)}
+_KINDS = {
+    k.__name__: k
+    for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Law, Shock, Tilt)
+}
 
 
 def dumps(fitted: Any) -> str:
