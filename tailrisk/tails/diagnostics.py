@@ -53,6 +53,7 @@ _REMEDIES = {
     "replicate_spread": "more paths in every replicate, or another score",
     "differing_pairs": "more paths: few pairs tell how far the cheap system is from the full one",
     "control_gain": "the estimate without the cheap system",
+    "beyond_strata": "more strata: a smaller `beyond`",
     "not_finite": "the model or the tilt gives values that are no numbers; find the path",
     "clipped": "a weaker tilt",
     "extreme_value": "nothing: the tail changes regime beyond the threshold",
