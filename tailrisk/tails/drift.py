@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PyTree
 from scipy import optimize, special
 
 from .. import _streams
-from .._fields import InputError
+from .._fields import InputError, Real
 from .._streams import Noise
 from ..simulate import LANES, entry_point, rollout
 from .accumulator import Nodes, insert, summarize, total
@@ -85,15 +85,15 @@ class FittedDrift:
     """A frozen drift of every step, and the number of equally likely cells along it."""
 
     target: Mean
-    drift: Float[np.ndarray, "steps free"]
+    drift: Real
     cells: int
 
     def _system(self, problem: AbstractProblem) -> Tilted:
-        drift = jnp.asarray(self.drift.astype(problem.dtype))
+        drift = jnp.asarray(self.drift, problem.dtype)
         return Tilted(problem, Shifted(drift, problem.roles.free(problem.draws)))
 
     def _along(self, problem: AbstractProblem, keys: Any, cells: int) -> Along:
-        e = unit(jnp.asarray(self.drift.astype(problem.dtype)))
+        e = unit(jnp.asarray(self.drift, problem.dtype))
         return Along(keys, e, problem.roles.free(problem.draws), cells)
 
     def points(self, problem: AbstractProblem, keys: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
