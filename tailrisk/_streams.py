@@ -49,6 +49,32 @@ class Draws(NamedTuple):
     uniforms: int = 0
 
 
+ALWAYS = -1  # in place of an event: the number is used in every step
+
+
+class Roles(NamedTuple):
+    """What the numbers of a step do, so that a tilt knows how to move them (structural).
+
+    Normals that are not named are used in every step; uniforms that are not named are left as they are.
+    """
+
+    events: tuple[int, ...] = ()
+    """Uniforms below whose chance something happens; a later one may depend on an earlier one of the same step."""
+    marks: tuple[tuple[int, int], ...] = ()
+    """(normal, number of its event): used only in a step in which the event happens."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(uniform, number of its event or ALWAYS): the smaller, the larger an effect, as in -log u; or the other way round.
+
+    On the uniform of the event itself it is u over the chance of the event, which is uniform where the event happens.
+    """
+    spare: int | None = None
+    """A uniform that nothing reads: a tilt that chooses between laws within a step needs one."""
+
+    def free(self, draws: Draws) -> tuple[int, ...]:
+        """Normals used in every step."""
+        return tuple(i for i in range(draws.normals) if i not in {normal for normal, _ in self.marks})
+
+
 class Noise(NamedTuple):
     """The numbers of one step of one path."""
 

@@ -17,7 +17,7 @@ from .splitting import FittedSplitting
 from .strata import FittedStrata
 from .subset import FittedSubset
 from .targets import Hint, Mean, Probability, Tail
-from .tilt import Aim, Tilt
+from .tilt import Aim, Law, Shock, Tilt
 
 _LAWS = (
     Fitted,
@@ -29,7 +29,7 @@ _LAWS = (
     FittedStrata,
     FittedSubset,
 )
-_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Tail, Aim, Tilt)}
+_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Tail, Aim, Law, Shock, Tilt)}
 
 
 def dumps(fitted: Any) -> str:
