@@ -14,7 +14,7 @@ from tailrisk.calibrate.books import BookBelief
 from tailrisk.calibrate.correlation import PairRegimes, by_volatility
 from tailrisk.calibrate.posterior import posterior, simulation_based_check
 from tailrisk.margin import Brackets
-from tailrisk.study import replay
+from tailrisk.study import events
 from tailrisk.study.bars import BarsFile
 
 HOUR = 1.0 / 8760.0
@@ -112,16 +112,16 @@ def crash_of(tmp_path, fall=0.1):
     file = tmp_path / "bars.csv"
     file.write_text(f"open_time,open,high,low,close,volume\n{rows}\n")
     start = str(np.datetime64(SINCE + 300 * 300, "s"))
-    return replay.Event(name="a crash", bars=BarsFile(path=str(file)), start=start)
+    return events.Event(name="a crash", bars=BarsFile(path=str(file)), start=start)
 
 
 def test_an_event_is_measured_before_and_in_it(tmp_path):
     """Volume and volatility are those before the start; the onset is the bar of the largest fall; facts are exact."""
-    crash = replay.read(crash_of(tmp_path), 2)
+    crash = events.read(crash_of(tmp_path), 2)
     assert crash.volume == pytest.approx(288_000.0)
     assert crash.volatility == pytest.approx(0.001 * np.sqrt(288.0), rel=4.0 / np.sqrt(600.0))
     assert crash.onset == 6
-    facts = replay.measures_of(crash.log_price)
+    facts = events.measures_of(crash.log_price)
     assert facts["drop"] == pytest.approx(1.0 - np.exp(-0.1))
     assert facts["worst hour"] == pytest.approx(facts["drop"])
     assert facts["minutes to recover half"] == 50.0
@@ -131,20 +131,20 @@ def test_an_event_is_measured_before_and_in_it(tmp_path):
 @pytest.fixture
 def play(tmp_path):
     """Plays a crash of a fifth in one world, with changes to it."""
-    crash = replay.read(crash_of(tmp_path, 0.2), 2)
+    crash = events.read(crash_of(tmp_path, 0.2), 2)
     margin = Brackets(floors=[0.0], maintenance_rates=[0.01], max_leverage=[50.0])
-    wanted = replay.Replays(
+    wanted = events.Replays(
         events=(crash.event,), book=BookBelief(turnover=0.7, accounts=200), margin=margin, hours=2, draws=20
     )
-    world = replay.draw_world(wanted.belief, wanted.book, np.random.default_rng(0))
+    world = events.draw_world(wanted.belief, wanted.book, np.random.default_rng(0))
 
     def play(*, leverage=None, observed=False, **change):
         book = wanted.book
         if leverage is not None:
             book = dataclasses.replace(book, leverages=np.array([1.0, leverage]), weights=np.array([0.5, 0.5]))
         there = dataclasses.replace(wanted, book=book)
-        scenario = replay.scenario_of(crash, there, world._replace(**change), np.random.default_rng(1), observed)
-        return replay.play(scenario, 0)
+        scenario = events.scenario_of(crash, there, world._replace(**change), np.random.default_rng(1), observed)
+        return events.play(scenario, 0)
 
     return play
 

@@ -16,11 +16,11 @@ from ..calibrate.margins import backtest
 from ..calibrate.reproduce import day_of, measured, rows_of, simulate, statistics
 from ..data.series import AbstractSeries
 from .config import ConfigError, apply_override, read_toml, structure
+from .events import Replays, read, replay, table_of
 from .folder import write_arrays, write_json, write_text
 from .impact_task import ImpactTask, plain
 from .impact_task import estimate as estimate_impact
 from .posterior import speak
-from .replay import Replays, read, replay, table_of
 from .run import made_with, use_precision
 from .tables import market_table
 

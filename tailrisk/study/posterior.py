@@ -9,8 +9,8 @@ import numpy as np
 
 from ..calibrate.posterior import posterior, simulation_based_check
 from .config import ConfigError
+from .events import Crash, Replays, World, measures_of, replay
 from .impact_task import plain
-from .replay import Crash, Replays, World, measures_of, replay
 
 NAMES = World._fields
 STATISTICS = ("log drop", "rebound", "log liquidated share")
