@@ -5,9 +5,7 @@ from the law itself and the others from the tilt. So shares are exact in every w
 chunk.
 """
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +15,7 @@ import numpy as np
 
 from .. import _streams
 from .._fields import InputError
-from ..simulate import LANES, AbstractSystem, outcomes
+from ..simulate import LANES, AbstractSystem, outcomes, spread
 from . import diagnostics
 from .accumulator import Nodes, insert, summarize, total
 from .diagnostics import Result, Row
@@ -61,10 +59,7 @@ def paths_of(
     for k, one in systems.items():
         mine = np.flatnonzero(law == k)
         jobs += [(one, mine[start : start + lanes]) for start in range(0, mine.size, lanes)]
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        parts = pool.map(lambda job: outcomes(job[0], 0, numbers[job[1]], lanes=lanes, keys=keys)[0], jobs)
-        found = list(parts)
+    found = list(spread(lambda job: outcomes(job[0], 0, numbers[job[1]], lanes=lanes, keys=keys)[0], jobs))
     order = np.argsort(np.concatenate([mine for _, mine in jobs]))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *found)
 

@@ -12,8 +12,6 @@ splitting for rare event analysis", for levels from quantiles.
 """
 
 import dataclasses
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +22,7 @@ from scipy import stats
 
 from .. import _streams
 from .._fields import InputError
-from ..simulate import LANES, entry_point, starts, until
+from ..simulate import LANES, entry_point, spread, starts, until
 from . import diagnostics
 from .diagnostics import Diagnosis, Result
 from .measures import Estimate
@@ -65,9 +63,7 @@ def _run_stage(
         since, paths = (jnp.asarray(x.astype(np.uint32)) for x in (particles.since[mine], mine))
         return jax.tree.map(np.asarray, _jitted(problem, keys, paths, state, since, jnp.asarray(level, problem.dtype)))
 
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(one, order.reshape(-1, lanes)))
+    parts = list(spread(one, order.reshape(-1, lanes)))
     back = np.argsort(order[:size])
     state, stopped, after, score = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size][back], *parts)
     return Particles(state, after), stopped, score
