@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .diagnostics import Row
 from .estimate import FittedAntithetic
 from .sampler import Fitted
 from .splitting import FittedSplitting
 from .targets import Hint, Mean, Probability, Tail
 from .tilt import Aim, Tilt
 
-_KINDS = {k.__name__: k for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Tilt)}
+_KINDS = {
+    k.__name__: k for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Row, Tail, Aim, Tilt)
+}
 
 
 def dumps(fitted: Any) -> str:
