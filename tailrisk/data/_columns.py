@@ -46,8 +46,12 @@ def content(path: Path) -> bytes:
                 if len(members) != 1:
                     raise InputError(f"{path}: holds {len(members)} files, expected one; unpack it and give the file")
                 return archive.read(members[0])
+        if path.suffix == ".lz4":
+            return arrow(path).input_stream(str(path), compression="lz4").read()
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError, RuntimeError) as error:
+    except (EOFError, zlib.error, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk, not the file
         raise InputError(f"{path}: cannot be unpacked: {error}; it is broken or cut short, fetch it again") from None
 
 
@@ -98,6 +102,18 @@ class Columns:
     def time(self, name: str) -> Int64[np.ndarray, " rows"]:
         """Microseconds of UTC from epoch numbers or text."""
         return times_of(arrow(self.path), self._column(name), self.where, name)
+
+    def code(self, name: str) -> Int64[np.ndarray, " rows"]:
+        """A number for each different text."""
+        column = self._column(name)
+        return column.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def only(self, name: str, wanted: str) -> "Columns":
+        """The rows in which a column has this text."""
+        found = self.text(name)
+        if not (found == wanted).any():
+            raise InputError(f"{self.path}: no row has {name} = {wanted!r}{hint(wanted, sorted(set(found.tolist())))}")
+        return self.keep(found == wanted)
 
     def symbol(self, name: str = "symbol") -> str:
         """The one symbol of the file, empty where it has no such column."""

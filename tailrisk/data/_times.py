@@ -15,7 +15,8 @@ from .._fields import InputError
 from ._tables import seconds
 
 SECOND = 10**6  # us
-HOUR = 3600 * SECOND
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 _LATEST = 4 * 10**15  # us: October 2096
 

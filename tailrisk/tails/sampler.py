@@ -50,6 +50,26 @@ def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, draw
     return Mixture(problem, tilts, jnp.asarray(shares), jnp.asarray(drawn, jnp.int32))
 
 
+def mixed(
+    part: Callable[[int, int], tuple[np.ndarray, np.ndarray]], tilts: int, period: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and log weights of `count` paths of each tilt, and an eighth as many of the law itself, from `part(law, size)`.
+
+    Weights are moved so that the mean over all paths is that of the mixture, whatever the shares drawn.
+    """
+    if tilts == 0:
+        return part(0, count)
+    rest = (1.0 - 1.0 / period) / tilts
+    sizes = {0: (1.0 / period, max(count // 8, 1))} | {k: (rest, count) for k in range(1, tilts + 1)}
+    drawn = sum(size for _, size in sizes.values())
+    values, log_weights = [], []
+    for law, (share, size) in sizes.items():
+        value, log_weight = part(law, size)
+        values.append(value)
+        log_weights.append(log_weight + np.log(share * drawn / size))
+    return np.concatenate(values), np.concatenate(log_weights)
+
+
 def paths_of(
     system: Callable[[int], AbstractSystem], keys: Any, numbers: np.ndarray, law: np.ndarray, lanes: int
 ) -> dict[str, Any]:
