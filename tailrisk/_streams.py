@@ -13,9 +13,12 @@ so that t lies in (0, 1/2) with 24 significant bits at every size: normals are e
 reach beyond 7), uniforms are never 0 or 1, and an event of small probability p may be drawn as `uniform < p`.
 """
 
+import abc
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
@@ -169,3 +172,18 @@ def noise(seed_keys: tuple[Any, Any], path: Any, step: Any, draws: Draws, dtype:
 def noise_keys(seed: int, name: str) -> tuple[Any, Any]:
     """The two keys (normals, uniforms) of a named source of noise."""
     return stream_key(seed, f"{name}/normal"), stream_key(seed, f"{name}/uniform")
+
+
+class AbstractSource(eqx.Module):
+    """Noise that is no named stream: points of a set, or another source seen in other coordinates."""
+
+    @abc.abstractmethod
+    def path(self, number: Any, steps: int, draws: Draws, dtype: Any) -> Callable[[Any], Noise]:
+        """The noise of a path as a function of the step."""
+
+
+def noise_of(keys: Any, number: Any, steps: int, draws: Draws, dtype: Any) -> Callable[[Any], Noise]:
+    """The noise of a path as a function of the step, from the keys of a stream or from another source."""
+    if isinstance(keys, AbstractSource):
+        return keys.path(number, steps, draws, dtype)
+    return lambda step: noise(keys, number, step, draws, dtype)

@@ -50,6 +50,26 @@ def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, draw
     return Mixture(problem, tilts, jnp.asarray(shares), jnp.asarray(drawn, jnp.int32))
 
 
+def mixed(
+    part: Callable[[int, int], tuple[np.ndarray, np.ndarray]], tilts: int, period: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and log weights of `count` paths of each tilt, and an eighth as many of the law itself, from `part(law, size)`.
+
+    Weights are moved so that the mean over all paths is that of the mixture, whatever the shares drawn.
+    """
+    if tilts == 0:
+        return part(0, count)
+    rest = (1.0 - 1.0 / period) / tilts
+    sizes = {0: (1.0 / period, max(count // 8, 1))} | {k: (rest, count) for k in range(1, tilts + 1)}
+    drawn = sum(size for _, size in sizes.values())
+    values, log_weights = [], []
+    for law, (share, size) in sizes.items():
+        value, log_weight = part(law, size)
+        values.append(value)
+        log_weights.append(log_weight + np.log(share * drawn / size))
+    return np.concatenate(values), np.concatenate(log_weights)
+
+
 def paths_of(
     system: Callable[[int], AbstractSystem], keys: Any, numbers: np.ndarray, law: np.ndarray, lanes: int
 ) -> dict[str, Any]:
@@ -82,6 +102,7 @@ class Fitted(eqx.Module):
     reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
     tilts: tuple[Tilt, ...] = ()
     period: int = eqx.field(static=True, default=10)
+    checks: tuple[Row, ...] = eqx.field(static=True, default=())  # of the pilot
 
     def sample(
         self, problem: AbstractProblem, paths: int, seed: int, *, chunk: int = CHUNK, stream: str = "production"
@@ -135,7 +156,7 @@ class Fitted(eqx.Module):
         found: dict[str, Result] = {}
         for i, target in enumerate(targets):
             acc = total(nodes[i])
-            rows, bound = list(checks), 1.0
+            rows, bound = [*self.checks, *checks], 1.0
             if isinstance(target, Probability):
                 bound = one_sided(int(hits[i]), plain, confidence)
                 p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
