@@ -156,8 +156,9 @@ def execute(wanted: Calibration, folder: Path, report: Report = lambda text: Non
         for name, crash in crashes.items():
             arrays[f"replay/{name}"] = crash.log_price
         if wanted.posterior is not None:
-            found["posterior"], rows = speak(wanted.posterior, wanted.replay, crashes, wanted.seed, arrays, report)
-            write_text(folder / "posterior.csv", rows)
+            found["posterior"], files = speak(wanted.posterior, wanted.replay, crashes, wanted.seed, arrays, report)
+            for name, text in files.items():
+                write_text(folder / name, text)
     if wanted.margins is not None:
         task = wanted.margins
         days = thinned(returns(task.series), task.every)
