@@ -318,7 +318,7 @@ def draw(found):
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(g[0], g[-1])
         ax.set_ylim(k[0], k[-1])
-        figure.colorbar(picture, ax=ax, label=None if name == "linear" else "Total fall / outside fall", pad=0.02)
+        figure.colorbar(picture, ax=ax, pad=0.02).ax.set_title("D / x", fontsize=7)
     inset = axes[0, 1].inset_axes((0.22, 0.2, 0.45, 0.36))
     for (panel, _), one in found.items():
         if panel == "square root: fall against shock":
@@ -338,7 +338,7 @@ def draw(found):
     right.plot(100.0 * ours.x, 100.0 * ours.y, "o", ms=2.6, color=style.VERMILION, label="engine")
     top = 100.0 * told.x[-1]
     right.set(xlim=(0.0, top), ylim=(0.0, 2.0 * top), title="(c) a crowd of thresholds")
-    right.set(xlabel="Outside fall (% of log price)", ylabel="Total fall (% of log price)")
+    right.set(xlabel="Outside fall x (% of log price)", ylabel="Total fall D (% of log price)")
     critical = 100.0 * number.x[number.y >= 1.0]
     right.axhspan(critical.min(), critical.max(), color=style.ORANGE, alpha=0.25, lw=0)
     right.text(0.97 * top, 0.5 * (critical.min() + critical.max()), "R > 1", ha="right", va="center", fontsize=6.5)

@@ -33,7 +33,10 @@ TABLE = {  # at lambda_max 1, 5, 10
     "autocorrelation, lag 20": (0.02, 0.10, 0.11),
 }
 ROUNDED = {"kurtosis": 0.05, "99.9 % loss": 5e-5, "standard deviation": 5e-5, "defaults": 5e-4}  # half a digit
-MOST = {"kurtosis": 0.15, "standard deviation": 0.02}  # largest standard error, of the value
+MOST = {
+    "kurtosis": 0.25,
+    "standard deviation": 0.02,
+}  # largest standard error, of the value; kurtosis is made by few crashes
 UNITS = {"defaults": "1/(fund 1000 steps)"}
 FULL = 64 * 100_000  # market-steps of the table
 BISECTIONS, LOWEST, HIGHEST = 40, 0.01, 5.0
@@ -242,7 +245,7 @@ def checks(found):
     """The table by its bands in full mode, within sampling error of fewer markets in smoke mode; the directions in both.
 
     Statistics are those of 100,000 steps: with 40,000 the wealth of the funds has not settled in the first tenth. The kurtosis of
-    16 markets has a standard error near 15 % of itself, because the largest crashes make it.
+    16 markets has a standard error of up to a fifth of itself, because the largest crashes make it.
     """
     rows = {name: one for (panel, name), one in found.items() if panel == "statistics"}
     caps = rows["kurtosis"].x
