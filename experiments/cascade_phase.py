@@ -260,9 +260,9 @@ def checks(found):
     x = found["shock of the maps", "x"].y[0]
     law = g[None, :] * x / (1.0 - gain) ** 2
     yield exact("linear: derivative in k against g x / (1 - kg)^2, relative", 0.0, apart(slope, law, below), 1e-5, SPEC)
-    wrong = np.sum(runaway.astype(bool) == below)
+    wrong = float(np.sum(runaway.astype(bool) == below))
     yield exact("linear: cells whose status is not runaway from kg = 1 on", 0.0, wrong, 0.0, SPEC)
-    odd = np.sum(~np.isfinite(ratio)) + np.sum(~np.isfinite(slope))
+    odd = float(np.sum(~np.isfinite(ratio)) + np.sum(~np.isfinite(slope)))
     yield exact("linear: numbers that are not finite", 0.0, odd, 0.0, SPEC)
     yield exact("linear: share of cells beyond the boundary", 0.1, np.mean(~below), 0.0, "or nothing is seen", side=-1)
     g, k, ratio = grid(found, "square root: fall over shock")

@@ -275,7 +275,9 @@ def checks(found):
     low, high = zone(found)
     said = "specification, F10 (b): a small increase; agreed as 3 points from below 50 % to above 80 % sold"
     yield exact("tipping zone, points of the shock", 0.03, high - low, 1e-9, said, side=1)
-    yield exact("falls of defaults with the shock", 1, np.sum(falls < 0.0), 0.0, "specification, F10 (b)", side=-1)
+    yield exact(
+        "falls of defaults with the shock", 1, float(np.sum(falls < 0.0)), 0.0, "specification, F10 (b)", side=-1
+    )
     none = found[shock, "sold"].y[0], found[targeting, "sold"].y[0]
     yield exact("targeting without a shock, % sold", 10.0, none[1], 0.0, "specification, F10 (b)", side=-1)
     yield exact("targeting over threshold, no shock", 3.0, none[1] / max(none[0], 1e-9), 0.0, "F10: several", side=-1)

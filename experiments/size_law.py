@@ -6,6 +6,8 @@ thresholds the cascades are independent. At R = 1 their sizes have no mean, so a
 begin in its last part are left out: that part is longer than any size of which a probability is reported.
 """
 
+import functools
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -92,10 +94,15 @@ def exponent(tail):
     return fit.x, (spread * tail.size) ** -0.5
 
 
+@functools.cache
+def borel(branching):
+    """The law on the sizes 1 to 1000."""
+    return np.asarray(borel_pmf(branching, jnp.asarray(np.arange(1.0, BINS[-1]))))
+
+
 def expected(branching):
     """Probability of each bin by the law; the last one is all that is left."""
-    n = np.arange(1.0, BINS[-1])
-    mass = np.add.reduceat(np.asarray(borel_pmf(branching, jnp.asarray(n))), BINS[:-1] - 1)
+    mass = np.add.reduceat(borel(branching), BINS[:-1] - 1)
     return np.append(mass, max(1.0 - mass.sum(), 0.0))
 
 
@@ -124,7 +131,7 @@ def checks(found):
                         "specification, F4",
                     )
             elif panel.startswith("share"):
-                closed = float(borel_pmf(0.7, jnp.asarray(1.0)))
+                closed = float(borel(0.7)[0])
                 yield sampled(f"{name}, P(1)", closed, one.y[0], one.se[0], LAW, most=5e-3)
                 yield exact(f"{name}, P(1) by the formula", QUOTED["P(1)"], closed, 1e-6, "specification, F4")
         if panel == "exponent of the tail":
@@ -135,7 +142,7 @@ def checks(found):
 def fitted():
     """The exponent that the law itself gives on the fitted sizes."""
     n = np.arange(TAIL[0], TAIL[1] + 1.0)
-    law = np.asarray(borel_pmf(1.0, jnp.asarray(n)))
+    law = borel(1.0)[TAIL[0] - 1 :]
     level = np.sum(law * np.log(n)) / law.sum()
     return optimize.minimize_scalar(lambda a: a * level + np.log(np.sum(n**-a)), bounds=(1.01, 3.0), method="bounded").x
 
@@ -144,11 +151,11 @@ def draw(found):
     """Probability of a size against the law, and the slope at R = 1."""
     figure, (ax,) = style.new_figure(height=2.9)
     shares = {name: one for (panel, name), one in found.items() if panel.startswith("share")}
-    n = np.unique(np.geomspace(1.0, TAIL[1], 120).round())
+    n = np.unique(np.geomspace(1.0, TAIL[1], 120).round()).astype(int)
     width, center = np.diff(BINS), np.sqrt(BINS[:-1] * (BINS[1:] - 1.0))
     for (name, one), (color, marker) in zip(shares.items(), LOOKS, strict=False):
         branching = float(name.removeprefix("R = "))
-        ax.plot(n, np.asarray(borel_pmf(branching, jnp.asarray(n))), color=color, lw=0.8)
+        ax.plot(n, borel(branching)[n - 1], color=color, lw=0.8)
         density, error = one.y[:-1] / width, 1.96 * one.se[:-1] / width
         seen = one.y[:-1] * one.paths[0] >= 5.0
         low = np.minimum(error, 0.9 * density)  # an interval that reaches zero ends at the axis

@@ -262,7 +262,7 @@ TINY = {
     "cascade-phase": {"cells": 4, "paths": 16, "accounts": 200, "shocks": 60},
     "certificate": {"freedoms": [0], "sizes": [1_000], "replications": 20},
     "defi-default": {"paths": 200},
-    "fat-tails": {"markets": 2, "steps": 2_000},
+    "fat-tails": {"markets": 4, "steps": 10_000},
     "firesale": {"networks": 2, "spectra": 1, "banks": 60, "leverages": [15, 30]},
     "frontier": {"targets": [1e-2, 1e-3], "paths": 2_000, "certificate_paths": 131_072},
     "gradient-audit": {"paths": 1_000, "repeats": 2, "grid_steps": 31, "grid_paths": 64},

@@ -1,5 +1,7 @@
 """Models of the replications: known answers, limit cases and money, at sizes that are exact or quick."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -144,40 +146,51 @@ def test_lending_at_a_constant_price():
     assert DEFI.first_failure(np.array([[1.0, -1.0, 1.0], [1.0, 1.0, 0.0]])).tolist() == [2, 4]
 
 
-def test_fund_market_clears():
-    """Fat tails: at the price found, noise trader and funds hold all shares, and nobody creates money."""
-    fat = module("fat-tails")
-    model = fat.system(config("fat-tails", caps=[0.0, 5.0], steps=100), np.float64)
-    old, clock = model.init()
-    noise = fat.Noise(jnp.array([-1.5]), jnp.zeros(0))
+FAT = module("fat-tails")
+
+
+@pytest.fixture(scope="module")
+def fund_market():
+    """The market of the fat tails without and with leverage: its start and its step."""
+    model = FAT.system(config("fat-tails", caps=[0.0, 5.0], steps=100), np.float64)
+    step = eqx.filter_jit(model.step)
+
+    def move(state, clock, normal):
+        (state, _), log_price = step((state, jnp.asarray(clock)), FAT.Noise(jnp.array([normal]), jnp.zeros(0)))
+        return jax.tree.map(np.asarray, state), np.asarray(log_price)
+
+    return jax.tree.map(np.asarray, model.init()[0]), move
+
+
+def test_fund_market_clears(fund_market):
+    """Fat tails: at the price found, noise trader and funds hold all shares, leverage is capped, and nobody creates money."""
+    now, move = fund_market
     for _ in range(4):  # the price falls below value
-        before = old
-        (old, clock), log_price = model.step((old, clock), noise)
+        before = now
+        now, log_price = move(now, 0.0, -1.5)
     np.testing.assert_allclose(
-        log_price[0], old.demand - np.log(1_000.0), atol=1e-11
+        log_price[0], now.demand - np.log(1_000.0), atol=1e-11
     )  # no leverage: the noise trader alone
-    invested = np.asarray(old.shares * old.price)
-    assert (invested[:, 1] > 0.0).all()
-    np.testing.assert_allclose(np.exp(old.demand) + invested.sum(axis=0), 1_000.0 * np.asarray(old.price), rtol=1e-9)
-    worth = before.shares * old.price + before.cash
-    flow = np.maximum(-1.0, 0.15 * (np.asarray(old.performance) - 0.005)) * worth
-    np.testing.assert_allclose(invested + old.cash, worth + flow, rtol=1e-12)
-    leverage = invested / np.asarray(worth)
-    cheap = 1.0 - np.asarray(old.price)[1]
-    np.testing.assert_allclose(leverage[:, 1], np.minimum(np.arange(5, 55, 5) * cheap, 5.0), rtol=1e-12)
+    invested, worth = now.shares * now.price, before.shares * now.price + before.cash
+    np.testing.assert_allclose(np.exp(now.demand) + invested.sum(axis=0), 1_000.0 * now.price, rtol=1e-9)
+    flow = np.maximum(-1.0, 0.15 * (now.performance - 0.005)) * worth
+    np.testing.assert_allclose(invested + now.cash, worth + flow, rtol=1e-12)
+    cheap = 1.0 - now.price[1]
+    assert cheap > 0.1
+    np.testing.assert_allclose((invested / worth)[:, 1], np.minimum(np.arange(5, 55, 5) * cheap, 5.0), rtol=1e-12)
+    np.testing.assert_array_equal(invested[:, 0], 0.0)
 
 
-def test_a_ruined_fund_is_away_for_a_hundred_steps():
-    fat = module("fat-tails")
-    model = fat.system(config("fat-tails", caps=[5.0], steps=100), np.float64)
-    old, clock = model.init()
-    poor = old._replace(cash=old.cash.at[0].set(0.1))
-    (new, clock), _ = model.step((poor, clock + 50.0), fat.Noise(jnp.zeros(1), jnp.zeros(0)))
-    assert float(new.defaults[0]) == 1.0
-    steps = 0
-    while float(new.away[0, 0]) > 0.0:
-        assert float(new.cash[0, 0] + new.shares[0, 0]) == 0.0
-        (new, clock), _ = model.step((new, clock), fat.Noise(jnp.zeros(1), jnp.zeros(0)))
-        steps += 1
-    assert steps == 100
-    assert (float(new.cash[0, 0]), float(new.performance[0, 0])) == (2.0, 0.0)
+def test_a_ruined_fund_is_away_for_a_hundred_steps(fund_market):
+    """And comes back with what it had at the start. A default in the first tenth of the steps is not counted."""
+    start, move = fund_market
+    poor = start._replace(cash=np.where(np.arange(10)[:, None] == 0, 0.1, start.cash))
+    assert move(poor, 9.0, 0.0)[0].defaults.tolist() == [0.0, 0.0]
+    now, _ = move(poor, 10.0, 0.0)
+    assert now.defaults.tolist() == [1.0, 1.0]
+    for left in range(100, 0, -1):
+        assert now.away[0].tolist() == [left, left]
+        assert (now.cash[0] + now.shares[0]).tolist() == [0.0, 0.0]
+        now, _ = move(now, 10.0, 0.0)
+    assert now.away[0].tolist() == [0.0, 0.0]
+    assert (now.cash[0].tolist(), now.performance[0].tolist()) == ([2.0, 2.0], [0.0, 0.0])
