@@ -8,13 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .direction import FittedDirection
+from .drift import FittedDrift
 from .estimate import FittedAntithetic
+from .rqmc import FittedRQMC, TiltedPoints
 from .sampler import Fitted
 from .splitting import FittedSplitting
+from .strata import FittedStrata
+from .subset import FittedSubset
 from .targets import Hint, Mean, Probability, Tail
-from .tilt import Aim, Tilt
+from .tilt import Aim, Law, Shock, Tilt
 
-_KINDS = {k.__name__: k for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Tilt)}
+_LAWS = (
+    Fitted,
+    FittedAntithetic,
+    FittedDirection,
+    FittedDrift,
+    FittedRQMC,
+    FittedSplitting,
+    FittedStrata,
+    FittedSubset,
+)
+_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Tail, Aim, Law, Shock, Tilt)}
 
 
 def dumps(fitted: Any) -> str:
