@@ -54,6 +54,16 @@ PUBLISHED = {  # unit -> (name, value, source); units are never mixed
         ("independent", 23.24515137, "independent figure"),
     ),
 }
+TOLD = (  # what the card says besides; text, because ranges and counts are no bars
+    ("window", "21:15 to 21:27 UTC, 12 minutes; 162 tickers; no cross-asset deleveraging", FINAL),
+    ("first deleveraging", "61 to 64 s after the first liquidation", FINAL),
+    ("largest burst", "11,279 liquidations, then 11,279 deleveragings, in one block and strictly in that order", FINAL),
+    ("deleveraged positions in profit", "94.5 %", FINAL),
+    ("claim of the paper", "about 28 times over-use, 653 million USD unnecessary", "arXiv 2512.01112, first revision"),
+    ("claim of the paper", "653.6 million USD is the notional of positions closed, a different unit", PAPER),
+    ("regret of production", "about 50 % of its upper bound; optimized rule 2.6 %", "arXiv 2602.15182"),
+    ("overshoot", "up to 51.7 million USD against 3 million for the best rule", "arXiv 2602.15182"),
+)
 COINS = {"BTC": 620.9, "ETH": 458.0, "SOL": 276.2, "HYPE": 189.9, "XPL": 65.8}  # million USD of notional deleveraged
 
 
@@ -232,6 +242,10 @@ def card(found):
     for unit, bars in PUBLISHED.items():
         for name, value, source in bars:
             yield Claim(f"10 October 2025, {unit}: {name}", f"{value:,.10g}", "", source)
+    for coin, value in COINS.items():
+        yield Claim(f"10 October 2025, million USD of notional deleveraged: {coin}", f"{value:g}", "", FINAL)
+    for what, text, source in TOLD:
+        yield Claim(f"10 October 2025, {what}", text, "", source)
     first = int(np.argmax(found["paid", "winners"].y > 0.0))
     for rule in RULES:
         parts = ((found[what, rule].y[first], unit) for what, unit in UNITS.items())
