@@ -32,6 +32,7 @@ GAINS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)  # of the cells that the engine repeats
 JUMPS = (0.02, 0.05, 0.1, 0.2)  # a, of the cells under square-root impact
 CORE = 1e-18
 MAINTENANCE = 0.005
+BLOCK = 16_384  # paths at a time
 RANDOM = 0.5  # spread of the logarithm of the random falls
 
 
@@ -168,6 +169,15 @@ def main(config: Config, setting: Setting):
     return found | engine(config, setting) | crowd(config, setting)
 
 
+def falls(system, seed, paths):
+    """Falls of the news and of the price on each path."""
+    parts = []
+    for block in np.array_split(paths, -(-paths.size // BLOCK)):
+        _, flow = outcomes(system, seed, block, lanes=min(64, paths.size), record=True)
+        parts.append(-np.stack([flow.log_news[:, 0, 0], flow.log_price[:, 0, 0]]))
+    return np.concatenate(parts, axis=1)
+
+
 def engine(config, setting):
     """Cells of both maps by the engine with random falls, against the diagnostics of the same book."""
     n, width = config.accounts, float(config.width)
@@ -178,8 +188,7 @@ def engine(config, setting):
             # an even book of one unit over the width has density 1/width
             law = make(strength * (width if name == "linear" else width**0.5))
             system = with_fall(venue(levels, law, setting.dtype), float(config.shock) / 2.0, RANDOM)
-            _, flow = outcomes(system, setting.seed, np.arange(config.paths), record=True)
-            news, drop = -flow.log_news[:, 0, 0], -flow.log_price[:, 0, 0]
+            news, drop = falls(system, setting.seed, np.arange(config.paths))
             told = fragility.shock_to_drop(jnp.asarray(levels), jnp.full(n, 1.0 / n), law, jnp.asarray(news))
             apart.append(np.abs(drop - np.asarray(told.drop)).max())
             ratios.append(drop.mean() / news.mean())
@@ -216,19 +225,18 @@ def crowd(config, setting):
     edge = fragility.distance_to_criticality(*given, jnp.asarray(grid), bandwidth=band)
     system, paths = venue(levels, law, setting.dtype), np.arange(1)
 
-    def falls(size):
-        _, flow = outcomes(with_fall(system, size), setting.seed, paths, lanes=1, record=True)
-        return -float(flow.log_price[0, 0, 0])
+    def fall(size):
+        return falls(with_fall(system, size), setting.seed, paths)[1, 0]
 
     # the engine at some shocks, and the shock at which it jumps, to a millionth
     some = shocks[:: max(1, config.shocks // 24)]
-    ours = [falls(size) for size in some]
+    ours = [fall(size) for size in some]
     jump = np.argmax(np.diff(np.asarray(told.drop)))
     low, high = shocks[jump], shocks[jump + 1]
     level = 0.5 * float(told.drop[jump] + told.drop[jump + 1])
     while high - low > 1e-7:
         middle = 0.5 * (low + high)
-        low, high = (low, middle) if falls(middle) > level else (middle, high)
+        low, high = (low, middle) if fall(middle) > level else (middle, high)
     drops = np.linspace(0.0, 2.0 * top, 400)
     outside = drops - float(config.crowd_impact) * np.asarray(fragility.forced_volume(*given[:2], jnp.asarray(drops)))
     setting.report(f"crowd: jump at {high:.6f}, diagnostics say {float(edge.distance):.6f}; R up to {number.max():.2f}")

@@ -28,7 +28,7 @@ from tailrisk.study.observed import Claim, curve, exact, sampled
 from tailrisk.study.published import Setting
 
 LAW = "2 Phi(ln(1 - d) / (sigma sqrt(T))): reflection principle"
-SIGN = "the sign of Chen, Petukhov, Wang, Xing (2024)"
+SIGN = "the sign of Chen, Petukhov, Wang, Xing (2024), Journal of Finance 79, abstract"
 MAINTENANCE = 0.005
 BATCHES = 16  # of paths, for errors of ratios
 POWERS = 4  # of the next move: 0 to 3
@@ -244,7 +244,7 @@ def card(found):
             row,
             label,
             f"{one.y[0]:.3g} at {one.x[0]:.1%}, {one.y[-1]:.3g} at {one.x[-1]:.1%} (kg 0.5)",
-            "Chen, Petukhov, Wang, Xing (2024), abstract: the sign alone",
+            SIGN,
         )
 
 

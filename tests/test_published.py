@@ -268,6 +268,7 @@ TINY = {
     "gradient-audit": {"paths": 1_000, "repeats": 2, "grid_steps": 31, "grid_paths": 64},
     "magnet": {"paths": 128, "gains": [0.0, 0.5], "accounts": 100, "step": "1h"},
     "margin-sign": {"impacts": 5, "margins": 4, "paths": 256, "cells": 128, "accounts": [4, 8], "account_paths": 256},
+    "procyclicality": {"paths": 64, "days": 200},
     "size-law": {"cascades": 2_000, "book": 4_000, "books": 4},
     "who-pays": {"paths": 64, "winners": 8, "deficits": 3},
 }
