@@ -148,18 +148,24 @@ def fixed_points(make, strength, density, shock):
     return jax.vmap(one)(*(jnp.asarray(part) for part in np.broadcast_arrays(strength, density, shock)))
 
 
+def spaced(ends, count):
+    """Numbers of six digits, evenly spaced in logarithm."""
+    return np.array([float(f"{value:.6g}") for value in np.geomspace(*np.asarray(ends), count)])
+
+
 def main(config: Config, setting: Setting):
     """Both maps, the engine against the diagnostics, and the book with a crowd."""
     setting.need_double("fixed points are compared to a millionth")
-    density, x, found = np.geomspace(*np.asarray(config.density), config.cells), float(config.shock), {}
+    density, x, found = spaced(config.density, config.cells), float(config.shock), {}
     for name, make, ends in (("linear", linear, config.strength), ("square root", root, config.root_strength)):
-        strength = np.array([float(f"{k:.6g}") for k in np.geomspace(*np.asarray(ends), config.cells)])
+        strength = spaced(ends, config.cells)
         fixed, slope = fixed_points(make, np.repeat(strength, config.cells), np.tile(density, config.cells), x)
-        slope = np.where(fixed.runaway, 0.0, slope)
         maps = {"fall over shock": np.asarray(fixed.drop) / x, "runaway": np.asarray(fixed.runaway, float)}
-        for label, values in (maps | {"derivative in strength": slope}).items():
+        if name == "linear":
+            maps["derivative in k"] = np.where(fixed.runaway, 0.0, slope)
+        for label, values in maps.items():
             for k, row in zip(strength, values.reshape(config.cells, -1), strict=True):
-                found[f"{name}: {label}", f"strength {k:g}"] = curve(density, row, unit="1")
+                found[f"{name}: {label}", f"k = {k:g}"] = curve(density, row, unit="1")
         setting.report(f"{name}: {config.cells} x {config.cells} cells, {int(np.sum(fixed.runaway))} run away")
     found["shock of the maps", "x"] = curve(0.0, x, unit="log price")
     small = np.geomspace(1e-12, 1e-2, 41)
@@ -254,14 +260,14 @@ def crowd(config, setting):
 def grid(found, panel):
     """Densities, strengths and values of a map."""
     rows = {series: one for (name, series), one in found.items() if name == panel}
-    strength = np.array([float(series.split()[1]) for series in rows])
+    strength = np.array([float(series.removeprefix("k = ")) for series in rows])
     return next(iter(rows.values())).x, strength, np.array([one.y for one in rows.values()])
 
 
 def checks(found):
     """Closed forms of both maps, their derivative, the status, the engine, and the jump."""
     g, k, ratio = grid(found, "linear: fall over shock")
-    runaway, slope = (grid(found, f"linear: {name}")[2] for name in ("runaway", "derivative in strength"))
+    runaway, slope = (grid(found, f"linear: {name}")[2] for name in ("runaway", "derivative in k"))
     gain = k[:, None] * g[None, :]
     below = gain < 1.0
     yield exact("linear: D/x against 1/(1 - kg), relative", 0.0, apart(ratio, 1.0 / (1.0 - gain), below), 1e-5, SPEC)
