@@ -291,6 +291,7 @@ def _linear(inputs):
 LIMIT_STATES = {
     "linear in 2": (2, _linear(2), stats.norm.sf(5.0)),
     "linear in 100": (100, _linear(100), stats.norm.sf(5.0)),
+    "linear in 1000": (1000, _linear(1000), stats.norm.sf(5.0)),
     "four-branch": (2, _four_branch, 2.222795066e-3),
     "RP8": (6, _rp8, 7.8980e-4),
     "RP14": (5, _rp14, 7.7285e-4),

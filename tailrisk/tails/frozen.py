@@ -9,12 +9,15 @@ import numpy as np
 
 from .._fields import InputError
 from .estimate import FittedAntithetic
+from .lobe_search import FittedLobes
+from .lobes import Lobes
 from .sampler import Fitted
 from .splitting import FittedSplitting
 from .targets import Hint, Mean, Probability, Tail
 from .tilt import Aim, Tilt
 
-_KINDS = {k.__name__: k for k in (Fitted, FittedAntithetic, FittedSplitting, Hint, Mean, Probability, Tail, Aim, Tilt)}
+_LAWS = (Fitted, FittedAntithetic, FittedLobes, FittedSplitting, Aim, Lobes, Tilt)
+_KINDS = {kind.__name__: kind for kind in (*_LAWS, Hint, Mean, Probability, Tail)}
 
 
 def dumps(fitted: Any) -> str:
