@@ -13,9 +13,12 @@ so that t lies in (0, 1/2) with 24 significant bits at every size: normals are e
 reach beyond 7), uniforms are never 0 or 1, and an event of small probability p may be drawn as `uniform < p`.
 """
 
+import abc
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
@@ -46,6 +49,32 @@ class Draws(NamedTuple):
 
     normals: int = 0
     uniforms: int = 0
+
+
+ALWAYS = -1  # in place of an event: the number is used in every step
+
+
+class Roles(NamedTuple):
+    """What the numbers of a step do, so that a tilt knows how to move them (structural).
+
+    Normals that are not named are used in every step; uniforms that are not named are left as they are.
+    """
+
+    events: tuple[int, ...] = ()
+    """Uniforms below whose chance something happens; a later one may depend on an earlier one of the same step."""
+    marks: tuple[tuple[int, int], ...] = ()
+    """(normal, number of its event): used only in a step in which the event happens."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(uniform, number of its event or ALWAYS): the smaller, the larger an effect, as in -log u; or the other way round.
+
+    On the uniform of the event itself it is u over the chance of the event, which is uniform where the event happens.
+    """
+    spare: int | None = None
+    """A uniform that nothing reads: a tilt that chooses between laws within a step needs one."""
+
+    def free(self, draws: Draws) -> tuple[int, ...]:
+        """Normals used in every step."""
+        return tuple(i for i in range(draws.normals) if i not in {normal for normal, _ in self.marks})
 
 
 class Noise(NamedTuple):
@@ -150,3 +179,18 @@ def noise(seed_keys: tuple[Any, Any], path: Any, step: Any, draws: Draws, dtype:
 def noise_keys(seed: int, name: str) -> tuple[Any, Any]:
     """The two keys (normals, uniforms) of a named source of noise."""
     return stream_key(seed, f"{name}/normal"), stream_key(seed, f"{name}/uniform")
+
+
+class AbstractSource(eqx.Module):
+    """Noise that is no named stream: points of a set, or another source seen in other coordinates."""
+
+    @abc.abstractmethod
+    def path(self, number: Any, steps: int, draws: Draws, dtype: Any) -> Callable[[Any], Noise]:
+        """The noise of a path as a function of the step."""
+
+
+def noise_of(keys: Any, number: Any, steps: int, draws: Draws, dtype: Any) -> Callable[[Any], Noise]:
+    """The noise of a path as a function of the step, from the keys of a stream or from another source."""
+    if isinstance(keys, AbstractSource):
+        return keys.path(number, steps, draws, dtype)
+    return lambda step: noise(keys, number, step, draws, dtype)

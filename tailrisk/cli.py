@@ -206,6 +206,59 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
 
 
 @main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("words", nargs=-1, metavar="grid.KEY=[VALUE,...]... [KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; default sweeps/<name of the config>.")
+@click.option("--resume", is_flag=True, help="Go on with a sweep that was stopped.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "local", "processes", "ray"]),
+    default="auto",
+    show_default=True,
+    help="Where: this process, several (auto: if there are several compiled programs), or a Ray cluster.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes, or cores of a Ray started here; default all cores.")
+def sweep(
+    config: Path, words: tuple[str, ...], out: Path | None, resume: bool, engine: str, workers: int | None
+) -> None:
+    """Run a config at every combination of listed values: a run folder each, one table and one figure."""
+    from .figures import draw_sweep
+    from .figures.style import save
+    from .study import sweep as sweeping
+    from .study.folder import fresh_name
+
+    if out is None:
+        out = Path("sweeps") / config.stem
+        out = out if resume else fresh_name(out)
+    found = sweeping.cells(config, words, out)
+    told = lambda text: click.echo(text, err=True)  # noqa: E731
+    rows = sweeping.execute_all(found, out, resume=resume, report=told, engine=engine, workers=workers)
+    save(draw_sweep(list(found[0].values), rows), out / "figures", "sweep")
+    click.echo(f"{len(found)} runs in {out}; table {out / 'sweep.csv'}, figure {out / 'figures'}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default calibrations/<name of the config>.")
+def calibrate(config: Path, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Estimate numbers of a scenario from data: tables to include, with intervals, checks of fit and figures."""
+    from .figures import draw_calibration, format_calibration
+    from .study import calibrate as calibration
+    from .study.folder import fresh_name, read_arrays, read_json, write_text
+
+    wanted = calibration.load(config, overrides)
+    out = fresh_name(Path("calibrations") / config.stem) if out is None else out
+    calibration.execute(wanted, out, lambda text: click.echo(text, err=True))
+    found = read_json(out / "calibration.json")
+    draw_calibration(found, read_arrays(out / "results.npz"), out / "figures")
+    text = format_calibration(found)
+    write_text(out / "report.md", text + "\n")
+    click.echo(text)
+    click.echo(f"folder: {out}")
+
+
+@main.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Print and draw a finished run again."""

@@ -5,11 +5,12 @@ paths are cut into chunks. `rollout` may be differentiated in what the system is
 """
 
 import abc
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,7 +22,11 @@ from . import _streams
 from ._streams import Draws, Noise
 
 CACHED = 4_096  # paths at a time on a CPU: the state of more does not stay in a core's cache
+
 LANES = 64  # compiled batches are whole multiples of this, so that the last chunk runs the same program
+
+Job = TypeVar("Job")
+Output = TypeVar("Output")
 
 
 class AbstractSystem(eqx.Module):
@@ -100,15 +105,13 @@ entry_point: Any = partial(eqx.filter_jit, compiler_options=_OPTIONS)  # pyright
 def batch(
     system: AbstractSystem, keys: Any, paths: Any, record: bool = False, steps_first: bool = False
 ) -> tuple[PyTree, PyTree]:
-    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced.
+    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys` or another source, to be traced.
 
     What steps showed is by path and step or, as it is made and without a copy, by step and path.
     """
 
     def one(path: Any) -> tuple[PyTree, PyTree]:
-        def draw(step: Any) -> Noise:
-            return _streams.noise(keys, path, step, system.draws, system.dtype)
-
+        draw = _streams.noise_of(keys, path, system.steps, system.draws, system.dtype)
         state, shown = rollout(system, draw, record)
         return system.outcome(state), shown
 
@@ -178,6 +181,26 @@ def outcomes(
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: paths.size], (result, shown))
 
 
+def spread(work: Callable[[Job], Output], jobs: Iterable[Job]) -> Iterator[Output]:
+    """Results of `work(job)` in order, each made on one device of this process, in turn over all of them.
+
+    A job runs the program that it would run on a single device, so its numbers have the same bits wherever it runs. On a
+    CPU as many run at a time as there are cores, because one batch's small kernels cannot keep several busy.
+    """
+
+    def on(device: Any, job: Job) -> Output:
+        with jax.default_device(device):
+            return work(job)
+
+    devices = jax.local_devices()
+    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    pool = ThreadPoolExecutor(max(workers, len(devices)))
+    try:
+        yield from pool.map(on, itertools.cycle(devices), jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def simulate(
     system: AbstractSystem,
     *,
@@ -191,23 +214,18 @@ def simulate(
     """Outcomes of the paths `first` to `first + paths - 1`, each an array over paths.
 
     `keys` are those of another source of noise than `seed`. `chunk` bounds memory and changes no number; `progress`
-    sees the outcomes of every chunk in order. On a CPU a chunk is at most `CACHED` paths, and as many run at a time as
-    there are cores, because one chunk's small kernels cannot keep several busy.
+    sees the outcomes of every chunk in order. On a CPU a chunk is at most `CACHED` paths. Chunks run on all local devices
+    (`spread`).
     """
     if paths < 1 or chunk < 1:
         raise ValueError(f"paths = {paths}, chunk = {chunk}: expected at least 1")
-    on_cpu = jax.default_backend() == "cpu"
-    chunk = min(chunk, CACHED) if on_cpu else chunk
+    chunk = min(chunk, CACHED) if jax.default_backend() == "cpu" else chunk
     lanes = LANES * -(-min(chunk, paths) // LANES)
     last = first + paths
     blocks = [np.arange(start, min(start + chunk, last), dtype=np.int64) for start in range(first, last, chunk)]
-    pool = ThreadPoolExecutor((os.cpu_count() or 1) if on_cpu else 1)
     parts = []
-    try:
-        for result, _ in pool.map(lambda numbers: outcomes(system, seed, numbers, lanes=lanes, keys=keys), blocks):
-            parts.append(result)
-            if progress is not None:
-                progress(result)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for result, _ in spread(lambda numbers: outcomes(system, seed, numbers, lanes=lanes, keys=keys), blocks):
+        parts.append(result)
+        if progress is not None:
+            progress(result)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -81,7 +81,7 @@ VALUES = {
     "switch": ("observed=yes", "observed: expected true or false, got 'yes'"),
     "no override": ("run.paths", "override 'run.paths': expected key=value, for example run.paths=10000"),
     "empty part of a key": ("run..paths=5", "override 'run..paths=5': expected key=value"),
-    "key below a value": ("price.x=5", "override 'price.x=5': price is [116830.0], not a table"),
+    "key below a value": ("price.x=5", "override of price.x: price is [116830.0], not a table"),
     # margin tables
     "unsorted tiers": (
         BRACKETS % ("[0.0,500.0,100.0]", "[0.004,0.005,0.006]", "[100.0,50.0,20.0]"),

@@ -15,7 +15,7 @@ LAYERS = (
     ("scenario",),
     ("leaves",),
     ("tails", "gradients"),
-    ("policy",),
+    ("policy", "calibrate"),
     ("study",),
     ("figures",),
     ("bench",),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from tail_problems import LIMIT_STATES, GaussianWalk, JumpCascade, Ruin, Static
 
 from tailrisk import _streams, tails
@@ -17,6 +18,7 @@ from tailrisk.tails.lobe_search import _OTHERS, GROUPS, on_device
 from tailrisk.tails.lobes import log_density
 from tailrisk.tails.tail_index import khat
 
+STATES = LIMIT_STATES | {"linear in 1000": (1_000, lambda z: 5.0 - jnp.sum(z) * 1_000**-0.5, stats.norm.sf(5.0))}
 BUDGET = 20_000  # evaluations, tuning among them
 
 
@@ -171,11 +173,11 @@ slow = pytest.mark.slow
 
 
 @slow
-@pytest.mark.parametrize("name", LIMIT_STATES)
+@pytest.mark.parametrize("name", STATES)
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_static_limit_states_within_the_budget(name, mirrored):
     """Every limit state and its mirror image, with no settings of its own."""
-    inputs, limit, truth = LIMIT_STATES[name]
+    inputs, limit, truth = STATES[name]
     problem = Static(inputs, (lambda z: limit(-z)) if mirrored else limit)
     agrees(within_budget(problem, Probability(0.0), 7)[1]["probability"], truth)
 

@@ -21,15 +21,7 @@ def read_table(
 
     **Raises:** ValueError if the table cannot be read, lacks a column or has no rows; `least` is what it should have.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a .csv, .csv.gz or .parquet file")
-    if not path.exists():
-        near = difflib.get_close_matches(
-            path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], 1
-        )
-        raise InputError(
-            f"{path}: no such file{f'; did you mean {path.parent / near[0]}?' if near else ', check the path'}"
-        )
+    check_exists(path, ".csv, .csv.gz or .parquet")
     try:
         if path.suffix == ".parquet":
             table, rows = _read_parquet(path, wanted, optional)
@@ -45,6 +37,19 @@ def read_table(
     if not len(rows):
         raise InputError(f"{path}: the table has no rows, expected at least {least}")
     return table, rows
+
+
+def check_exists(path: Path, suffixes: str) -> None:
+    """Refuses a path that is no file, with the nearest name in its folder."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a {suffixes} file")
+    if not path.exists():
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [], 1
+        )
+        raise InputError(
+            f"{path}: no such file{f'; did you mean {path.parent / near[0]}?' if near else ', check the path'}"
+        )
 
 
 def _read_csv(

@@ -65,6 +65,10 @@ def log_returns(series: AbstractSeries) -> LogReturns:
     if isinstance(series, LogReturns):
         return series
     times, prices = series.load()
+    if np.isnan(prices).any():
+        raise InputError(
+            'missing = "mark" leaves prices that are not known, expected none here; use "hold" or "refuse"'
+        )
     moves: Any = np.diff(np.log(prices), axis=0)
     every: Any = np.asarray((times[-1] - times[0]) / (len(times) - 1) / SECONDS_PER_YEAR)
     return LogReturns(moves, np.mean(moves**2, axis=0), every)
@@ -103,7 +107,8 @@ class PriceFile(AbstractSeries):
 
     Either several `columns` are the assets, or one column of a long table is read once for every one of the `symbols`
     (rows where `symbol_column` has that value). Times must increase by a constant step; `missing` says what happens
-    where rows are missing: "refuse" names the first gap, "hold" repeats the last price. `every` thins the series to a
+    where rows are missing: "refuse" names the first gap, "hold" repeats the last price, "mark" leaves nan, which a
+    calibration takes as not seen. `every` thins the series to a
     multiple of the file's spacing, counted from its first time.
 
     Example: `PriceFile("trades.csv.gz", symbols=("BTCUSDT", "ETHUSDT"), every="5min").load()`.
@@ -124,7 +129,7 @@ class PriceFile(AbstractSeries):
     )  # first time kept, ISO, UTC; empty: from the beginning
     end: str = eqx.field(static=True, converter=str, default="")  # first time not kept; empty: to the end
     every: str = eqx.field(static=True, default="")  # spacing wanted, such as "5min"; empty: that of the file
-    missing: str = choice("refuse", "refuse", "hold")
+    missing: str = choice("refuse", "refuse", "hold", "mark")
 
     def __check_init__(self):
         if not self.columns:
@@ -229,7 +234,10 @@ class PriceFile(AbstractSeries):
             )
         place = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         source = np.searchsorted(place, np.arange(place[-1] + 1), side="right") - 1
-        return self._thin(times[0] + spacing * np.arange(place[-1] + 1), prices[source], spacing)
+        filled = prices[source]
+        if self.missing == "mark":
+            filled[place[source] != np.arange(place[-1] + 1)] = np.nan
+        return self._thin(times[0] + spacing * np.arange(place[-1] + 1), filled, spacing)
 
     def _thin(self, times: np.ndarray, prices: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
         if not self.every:

@@ -1,5 +1,7 @@
 """Figures and the table of a run: arrays in, files out."""
 
+from .calibration import draw_calibration as draw_calibration
+from .calibration_report import format_calibration as format_calibration
 from .distributions import draw_cascade_sizes as draw_cascade_sizes
 from .distributions import draw_exceedance as draw_exceedance
 from .extremes import draw_hill as draw_hill
@@ -16,4 +18,5 @@ from .prices import draw_fan as draw_fan
 from .run import Drawn as Drawn
 from .run import draw_all as draw_all
 from .style import MissingData as MissingData
+from .sweep import draw_sweep as draw_sweep
 from .table import format_table as format_table

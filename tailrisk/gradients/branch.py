@@ -20,9 +20,7 @@ and those of the breaker are drawn apart.
 of boundaries; the pooled form is this project's.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +31,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from .. import _streams
 from .._fields import InputError
 from .._streams import Noise
-from ..simulate import LANES, batch, entry_point, resume
+from ..simulate import LANES, batch, entry_point, resume, spread
 from . import importance
 from .companion import AbstractCompanion
 from .functionals import AbstractFunctional, refuse_jumps
@@ -133,12 +131,6 @@ def _branches(
     return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
 
 
-def in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[np.ndarray]:
-    """Results in order; on a CPU one thread to a core, because one batch's small kernels cannot keep several busy."""
-    with ThreadPoolExecutor((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1) as pool:
-        return list(pool.map(work, items))
-
-
 def select(
     omega: Float[np.ndarray, "steps paths"], count: int, uniform: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,7 +187,7 @@ class Branching:
             given = (np.asarray(family == 1), pool.steps, self.keys, self.draw_keys[family], branch)
             return np.asarray(_branches(self.walk, self.proposal, *given), np.float64)
 
-        parts = in_threads(some, range(0, self.count, self.lanes))
+        parts = list(spread(some, range(0, self.count, self.lanes)))
         return np.concatenate(parts, axis=1)[:, : self.count] * scale, cell[step, row]
 
     def learn(self, paths: int, families: list[int]) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._fields import Real, duration, real
-from .._streams import Draws, Noise
+from .._streams import Draws, Noise, Roles
 from .base import AbstractMarket, Shock, above_normal, correlate, correlation_complaints, count_assets, diffusion
-from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, loading_complaints
+from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, jump_roles, loading_complaints
 
 
 class Hawkes(AbstractMarket):
@@ -93,6 +93,15 @@ class Hawkes(AbstractMarket):
         after = excess * (1.0 - forget) + number * self.branching * forget / dt
         crash = above_normal(intensity, self.crash_from * self._mean())
         return Shock(diffusion(self.volatility, self.drift, normal, dt) + leap, crash), after
+
+    @property
+    def roles(self) -> Roles:
+        """What the numbers of a step do; that the path starts is an event, with the intensity as its size."""
+        return jump_roles(self.jumps, self.assets, (0,), start=(0, 0))
+
+    def chance(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""], event: int) -> Float[Array, ""]:
+        """Chances of the events: 0 the first step, which is certain or impossible, 1 a step with jumps."""
+        return self.arrival(state, noise, dt)[1] if event else jnp.where(state < 0.0, jnp.ones_like(state), 0.0)
 
     def arrival(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[int, Float[Array, ""]]:
         """Which uniform counts the jumps of a step, and the chance of any: below it there is one."""

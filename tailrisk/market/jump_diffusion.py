@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from .._fields import Real, duration, real
 from .._hard import crosses
-from .._streams import Draws, Noise
+from .._streams import Draws, Noise, Roles
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
-from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, loading_complaints
+from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, jump_roles, loading_complaints
 
 
 class JumpDiffusion(AbstractMarket):
@@ -60,6 +60,16 @@ class JumpDiffusion(AbstractMarket):
         falls = crosses(total, -self.crash_size, "a jump that counts as a crash")
         crash = jnp.where(falls, 1.0, state * jnp.exp(-dt / self.crash_memory))
         return Shock(log_return, crash), crash
+
+    @property
+    def roles(self) -> Roles:
+        """What the numbers of a step do."""
+        return jump_roles(self.jumps, self.assets, ())
+
+    def chance(self, state: Any, noise: Noise, dt: Float[Array, ""], event: int) -> Float[Array, ""]:
+        """Chance of the one event, a step with jumps."""
+        del event
+        return self.arrival(state, noise, dt)[1]
 
     def arrival(self, state: Any, noise: Noise, dt: Float[Array, ""]) -> tuple[int, Float[Array, ""]]:
         """Which uniform counts the jumps of a step, and the chance of any: below it there is one."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from .._fields import Real, count, real
 from .._hard import crosses
-from .._streams import Draws, Noise
+from .._streams import Draws, Noise, Roles
 
 _EXTRA_TERMS = 8
 _MISSED = 1e-3
@@ -150,6 +150,20 @@ def jump(
         expected.append(jnp.log1p(growth[asset] * polynomial))
     total = jumps.total(number, Noise(noise.normal, noise.uniform[1:]))
     return number, total, loading * total - jnp.stack(expected)
+
+
+def jump_roles(
+    jumps: AbstractJumps, normals: int, before: tuple[int, ...], start: tuple[int, int] | None = None
+) -> Roles:
+    """Roles of the noise of a law with jumps: `before` are its uniforms that decide something earlier in a step.
+
+    The count follows them, and the sizes follow the count and the `normals` of the diffusion. Of uniform sizes the first alone
+    is named: the others belong to jumps that few steps have. `start`: a size that is used in the first step.
+    """
+    count, arrival = len(before), len(before)
+    marks = tuple((normals + k, arrival) for k in range(jumps.draws.normals))
+    sizes = ((count, arrival),) * (jumps.most > 1) + ((count + 1, arrival),) * (jumps.draws.uniforms > 0)
+    return Roles((*before, count), marks, ((start,) if start else ()) + sizes)
 
 
 def missed(mean: float, most: int) -> float:

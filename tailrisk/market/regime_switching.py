@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from .._fields import InputError, Real, real
 from .._hard import crosses
-from .._streams import Draws, Noise
+from .._streams import Draws, Noise, Roles
 from .base import AbstractMarket, Shock, correlate, correlation_complaints, count_assets, diffusion
-from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, loading_complaints
+from .jumps import AbstractJumps, arrival_chance, jump, jump_complaints, jump_roles, loading_complaints
 
 
 class RegimeSwitching(AbstractMarket):
@@ -65,11 +65,14 @@ class RegimeSwitching(AbstractMarket):
     def init(self, dtype: Any) -> Float[Array, ""]:
         return jnp.full((), -1.0, dtype)  # negative: not started
 
-    def _crash(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> Float[Array, ""]:
+    def _crash_chance(self, state: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, ""]:
         pace = self.enter + self.leave
         share = self.enter / pace
         memory = jnp.where(state < 0.0, 0.0, jnp.exp(-pace * dt))  # of the indicator; none before the first step
-        chance = share * (1.0 - memory) + jnp.maximum(state, 0.0) * memory
+        return share * (1.0 - memory) + jnp.maximum(state, 0.0) * memory
+
+    def _crash(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> Float[Array, ""]:
+        chance = self._crash_chance(state, dt)
         return jnp.astype(crosses(noise.uniform[0], chance, "the switch of a regime"), chance.dtype)
 
     def _rate(self, crash: Float[Array, ""]) -> Float[Array, ""]:
@@ -83,6 +86,15 @@ class RegimeSwitching(AbstractMarket):
         wild = diffusion(self.crash_volatility, self.crash_drift, correlate(self.crash_correlation, own), dt)
         _, _, leap = jump(self.jumps, self._rate(crash), self.loading, assets, rest, dt)
         return Shock(jnp.where(crash > 0.0, wild, calm) + leap, crash), crash
+
+    @property
+    def roles(self) -> Roles:
+        """What the numbers of a step do."""
+        return jump_roles(self.jumps, self.assets, (0,))
+
+    def chance(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""], event: int) -> Float[Array, ""]:
+        """Chances of the events: 0 that the step is in crash, 1 a step with jumps."""
+        return self.arrival(state, noise, dt)[1] if event else self._crash_chance(state, dt)
 
     def arrival(self, state: Float[Array, ""], noise: Noise, dt: Float[Array, ""]) -> tuple[int, Float[Array, ""]]:
         """Which uniform counts the jumps of a step, and the chance of any: below it there is one."""

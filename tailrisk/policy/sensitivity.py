@@ -63,19 +63,14 @@ def room(rows: list[Row], entry: tuple[str, int]) -> tuple[float, float]:
     return max(down, 0.0), max(up, 0.0)
 
 
-class _Moments(NamedTuple):
-    """Contributions per path: of the cost, and of each constraint, at the levels of the policy."""
-
-    cost: Float[np.ndarray, " paths"]
-    carried: Float[np.ndarray, "constraints paths"]
-
-
-def _drawn(problem: Problem, parameters: Mapping[str, Any], levels: np.ndarray, stream: Stream) -> _Moments:
-    found = outcomes(problem, parameters, stream)
-    weight = found[WEIGHT]
-    cost = sum((float(price) * found[name] for name, price in problem.cost.items()), np.zeros_like(weight))
-    carried = [c.exact(found[c.outcome], weight, float(t)) for c, t in zip(problem.constraints, levels, strict=True)]
-    return _Moments(cost * weight / weight.mean(), np.array(carried))
+def contributions(
+    problem: Problem, drawn: Mapping[str, np.ndarray], levels: Float[np.ndarray, " constraints"]
+) -> tuple[Float[np.ndarray, " paths"], Float[np.ndarray, "constraints paths"]]:
+    """What each path adds to the cost, and to each constraint at known levels."""
+    weight = drawn[WEIGHT]
+    cost = sum((float(price) * drawn[name] for name, price in problem.cost.items()), np.zeros_like(weight))
+    carried = [c.exact(drawn[c.outcome], weight, float(t)) for c, t in zip(problem.constraints, levels, strict=True)]
+    return cost * weight / weight.mean(), np.array(carried)
 
 
 def differences(problem: Problem, policy: Policy, stream: Stream, *, step: float = 0.05, z: float = 1.645) -> Slopes:
@@ -98,13 +93,13 @@ def differences(problem: Problem, policy: Policy, stream: Stream, *, step: float
         down, up = (min(step * size, free) for free in room(rows, entry))
         if not down + up > _PINNED * step * size:
             continue
-        low, high = (_drawn(problem, moved(policy.parameters, entry, by), policy.levels, stream) for by in (-down, up))
+        ends = (moved(policy.parameters, entry, by) for by in (-down, up))
+        low, high = (contributions(problem, outcomes(problem, end, stream), policy.levels) for end in ends)
         scale = STEP * size / (down + up)
-        apart = scale * (high.carried - low.carried)
-        cost[j] = scale * float((high.cost - low.cost).mean())
-        cost_error[j] = scale * float((high.cost - low.cost).std(ddof=1)) / root
+        dearer, apart = scale * (high[0] - low[0]), scale * (high[1] - low[1])
+        cost[j], cost_error[j] = float(dearer.mean()), float(dearer.std(ddof=1)) / root
         value[:, j], value_error[:, j] = apart.mean(axis=1), apart.std(axis=1, ddof=1) / root
-        spread = (high.carried.std(axis=1, ddof=1) - low.carried.std(axis=1, ddof=1)) / root
+        spread = (high[1].std(axis=1, ddof=1) - low[1].std(axis=1, ddof=1)) / root
         bound[:, j] = value[:, j] + z * scale * spread
     return Slopes(names, cost, cost_error, value, value_error, bound)
 

@@ -1,8 +1,8 @@
 """TOML <-> typed tree. The types are the schema: keys are fields, `kind` picks a final class of an abstract one.
 
-A config may `include` one other file (relative to itself), whose tables it completes or overrides; `key=value`
-overrides on the command line go on top. A table without a `kind` completes the default of its field, if it has one.
-Unknown keys, missing keys and wrong values are errors that name the dotted key.
+A config may `include` other files (relative to itself: one name or a list, later ones on top of earlier ones), whose tables
+it completes or overrides; `key=value` overrides on the command line go on top. A table without a `kind` completes the default
+of its field, if it has one. Unknown keys, missing keys and wrong values are errors that name the dotted key.
 """
 
 import dataclasses
@@ -27,20 +27,22 @@ class ConfigError(InputError):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A config file with its include merged in; each `path` in a file is relative to that file."""
+    """A config file with its includes merged in; each `path` in a file is relative to that file."""
     table = _parse(path)
     include = table.pop("include", None)
     if include is None:
         return table
-    if not isinstance(include, str):
-        raise ConfigError(f"{path}: include = {include!r}: expected one file name in quotes")
-    file = path.parent / include
-    base = _parse(file, wanted_by=path)
-    if "include" in base:
-        raise ConfigError(
-            f"{file}: included by {path}, so it may not include {base['include']!r} itself; include one file and write "
-            "the rest out"
-        )
+    files = [include] if isinstance(include, str) else include
+    if not (isinstance(files, list) and files and all(isinstance(name, str) for name in files)):
+        raise ConfigError(f"{path}: include = {include!r}: expected one file name in quotes, or a list of them")
+    base: dict[str, Any] = {}
+    for file in (path.parent / name for name in files):
+        part = _parse(file, wanted_by=path)
+        if "include" in part:
+            raise ConfigError(
+                f"{file}: included by {path}, so it may not include {part['include']!r} itself; list both in {path}"
+            )
+        base = merge(base, part)
     return merge(base, table)
 
 
@@ -84,6 +86,11 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def apply_override(table: dict[str, Any], text: str) -> None:
     """Applies one `dotted.key=value`; the value is TOML, or text where TOML would need quotes."""
+    put(table, *parse_override(text))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """The dotted key of `dotted.key=value` and its value."""
     key, sign, value = text.partition("=")
     names = [name.strip() for name in key.split(".")]
     if not sign or not all(names):
@@ -92,25 +99,30 @@ def apply_override(table: dict[str, Any], text: str) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    *parents, last = names
+    return ".".join(names), parsed
+
+
+def put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Puts the value of a dotted key into the tables of a config."""
+    *parents, last = key.split(".")
     here: Any = table
     for name in parents:
         if isinstance(here, list):
             if not (name.isdigit() and int(name) < len(here)):
-                raise ConfigError(f"override {text!r}: {name} is no place in a list of {len(here)}; count from 0")
+                raise ConfigError(f"override of {key}: {name} is no place in a list of {len(here)}; count from 0")
             inner = here[int(name)]
         else:
             inner = here.setdefault(name, {})
         if not (isinstance(inner, dict) or (isinstance(inner, list) and all(isinstance(item, dict) for item in inner))):
-            raise ConfigError(f"override {text!r}: {name} is {inner!r}, not a table")
+            raise ConfigError(f"override of {key}: {name} is {inner!r}, not a table")
         here = inner
     if isinstance(here, list):
-        raise ConfigError(f"override {text!r}: {last} is an item of a list; write the whole list")
-    if isinstance(parsed, dict) or last != "kind" or here.get("kind") == parsed:
-        here[last] = parsed
+        raise ConfigError(f"override of {key}: {last} is an item of a list; write the whole list")
+    if isinstance(value, dict) or last != "kind" or here.get("kind") == value:
+        here[last] = value
     else:  # another kind has other keys
         here.clear()
-        here["kind"] = parsed
+        here["kind"] = value
 
 
 def _finals(kind: type) -> dict[str, type]:

@@ -91,7 +91,7 @@ def prepare_folder(folder: Path, resolved: str, resume: bool) -> None:
     if config.exists():
         if not resume:
             raise ConfigError(f"{folder}: already holds a run; add --resume to go on with it or choose another --out")
-        _same_config(config, resolved)
+        same_config(config, resolved)
         return
     if resume:
         raise ConfigError(f"{folder}: holds no run to go on with (no config.toml); leave out --resume or mend --out")
@@ -111,7 +111,7 @@ def prepare_folder(folder: Path, resolved: str, resume: bool) -> None:
         raise ConfigError(f"{folder}: cannot be made: {error.strerror or error}; choose another --out") from None
 
 
-def _same_config(config: Path, resolved: str) -> None:
+def same_config(config: Path, resolved: str) -> None:
     """Refuses to go on with a run that was started with another config, naming the first key that differs."""
     try:
         old, new = tomllib.loads(config.read_text("utf-8")), tomllib.loads(resolved)

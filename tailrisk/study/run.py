@@ -117,7 +117,7 @@ def prepare(study: Study) -> VenueSystem:
 
     **Raises:** `ConfigError` saying what does not fit.
     """
-    system = _build(study, 0)
+    system = build(study, 0)
     try:
         jax.eval_shape(_one_path, system)
     except (TypeError, ValueError) as error:
@@ -132,7 +132,11 @@ def prepare(study: Study) -> VenueSystem:
     return system
 
 
-def _build(study: Study, draw: int) -> VenueSystem:
+def build(study: Study, draw: int = 0) -> VenueSystem:
+    """The system of a draw of the book, in the precision of the run.
+
+    **Raises:** `ConfigError` saying what does not fit.
+    """
     try:
         return study.scenario.build(use_precision(study.run.precision), draw)
     except InputError as error:
@@ -242,7 +246,7 @@ def _paths(study: Study, first_book: VenueSystem, folder: Path, report: Any) -> 
                 part = _stored(file, size, parts)
                 progress(part)
             else:
-                system = system or _build(study, draw)
+                system = system or build(study, draw)
                 part = simulate(system, paths=size, first=first, seed=run.seed, chunk=run.chunk, progress=progress)
                 write_arrays(file, part)
             done = before + size

@@ -12,6 +12,8 @@ from . import weighted as weighted
 from .control import Controlled as Controlled
 from .crossentropy import CrossEntropy as CrossEntropy
 from .diagnostics import Result as Result
+from .direction import Direction as Direction
+from .drift import Drift as Drift
 from .estimate import Antithetic as Antithetic
 from .estimate import Plain as Plain
 from .estimate import confirm as confirm
@@ -27,7 +29,10 @@ from .proposal import AbstractProposal as AbstractProposal
 from .proposal import Frozen as Frozen
 from .proposal import JumpTilt as JumpTilt
 from .proposal import Tilted as Tilted
+from .rqmc import RQMC as RQMC
 from .splitting import Splitting as Splitting
+from .strata import Stratified as Stratified
+from .subset import Subset as Subset
 from .targets import Mean as Mean
 from .targets import Probability as Probability
 from .targets import Tail as Tail

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +23,7 @@ class Round(NamedTuple):
     x: np.ndarray
     score: np.ndarray
     weight: np.ndarray
-    sums: Sums
+    sums: tuple[Sums, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class CrossEntropy:
     settle: int = 3
     period: int = 10
     feedback: bool = True
+    shocks: bool = False
 
     def __post_init__(self):
         if not 0.0 < self.quantile < 1.0 or self.period < 2 or self.pilot < 1 or self.rounds < 1 or self.settle < 1:
@@ -96,7 +98,7 @@ class _Search:
     def draw(self, aim: Aim) -> Round:
         """The paths of one more round."""
         method, problem = self.method, self.problem
-        tilts = (untilted(aim, problem) if self.tilt is None else self.tilt,)
+        tilts = (untilted(aim, problem, method.shocks) if self.tilt is None else self.tilt,)
         numbers = np.arange(whole(method.pilot, 1, method.period), dtype=np.int64)
         keys = _streams.noise_keys(self.seed, f"pilot/{self.number}")
 
@@ -112,7 +114,7 @@ class _Search:
         weight = np.exp(np.asarray(found["log_weight"], float))
         good = np.isfinite(x) & np.isfinite(weight)
         sums: Any = found["sums"]
-        self.last = Round(x[good], score[good], weight[good], Sums(*(part[good] for part in sums)))
+        self.last = Round(x[good], score[good], weight[good], jax.tree.map(lambda part: part[good], sums))
         return self.last
 
     def goal(self, paths: Round, tail: float | None) -> float:

@@ -8,16 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .direction import FittedDirection
+from .drift import FittedDrift
 from .estimate import FittedAntithetic
 from .lobe_search import FittedLobes
 from .lobes import Lobes
+from .rqmc import FittedRQMC, TiltedPoints
 from .sampler import Fitted
 from .splitting import FittedSplitting
+from .strata import FittedStrata
+from .subset import FittedSubset
 from .targets import Hint, Mean, Probability, Tail
-from .tilt import Aim, Tilt
+from .tilt import Aim, Law, Shock, Tilt
 
-_LAWS = (Fitted, FittedAntithetic, FittedLobes, FittedSplitting, Aim, Lobes, Tilt)
-_KINDS = {kind.__name__: kind for kind in (*_LAWS, Hint, Mean, Probability, Tail)}
+_LAWS = (
+    Fitted,
+    FittedAntithetic,
+    FittedDirection,
+    FittedDrift,
+    FittedLobes,
+    FittedRQMC,
+    FittedSplitting,
+    FittedStrata,
+    FittedSubset,
+)
+_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Tail, Aim, Law, Lobes, Shock, Tilt)}
 
 
 def dumps(fitted: Any) -> str:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -11,14 +12,14 @@ from .._streams import Draws, Noise
 from ..simulate import AbstractSystem
 from .problem import ALWAYS, AbstractProblem
 from .proposal import Tilted, TiltedState
-from .tilt import BINS, FEATURES, Aim, Mixture, Tilt, events
+from .tilt import BINS, FEATURES, Aim, Law, Mixture, Shock, Tilt, both_densities, events, is_own, most_drift, with_shock
 
 PSEUDO = 0.02  # paths of the law itself that are added to every bin, as a share of all weight
 RIDGE = 1e-3
 LARGEST_CHANCE = 0.9
 FACTORS = (1e-2, 1e8)
 WIDEST = 3.0  # deviation of a mark
-SIZES = (0.2, 5.0)
+SIZES = (0.02, 5.0)
 
 
 class Sums(NamedTuple):
@@ -38,8 +39,8 @@ class PilotState(NamedTuple):
     """A tilted path, its sums, and what they were when its score rose last: later noise did not make the score."""
 
     tilted: TiltedState
-    sums: Sums
-    kept: Sums
+    sums: tuple[Sums, ...]  # under the calm law, and under that of shocks
+    kept: tuple[Sums, ...]
 
 
 class Pilot(AbstractSystem):
@@ -65,7 +66,8 @@ class Pilot(AbstractSystem):
         shapes = [(FEATURES, FEATURES), (free, FEATURES), (BINS,), (events, BINS), (events, BINS)]
         shapes += [(marks, BINS), (marks, BINS), (sizes, BINS)]
         sums = Sums(*(jnp.zeros(shape, self.dtype) for shape in shapes))
-        return PilotState(Tilted(self.problem, self.mixture).init(), sums, sums)
+        laws = 1 if self.mixture.tilts[0].shock is None else 2
+        return PilotState(Tilted(self.problem, self.mixture).init(), (sums,) * laws, (sums,) * laws)
 
     def step(self, state: PilotState, noise: Noise) -> tuple[PilotState, PyTree]:
         path, memory, log_weight = state.tilted
@@ -73,10 +75,10 @@ class Pilot(AbstractSystem):
         sums = self._add(state.sums, path, drawn, memory.step)
         moved, shown = self.problem.step(path, drawn)
         counts = ~self.aim.stops | (self.problem.score(moved) > self.problem.score(path))
-        kept = Sums(*(jnp.where(counts, a, b) for a, b in zip(sums, state.kept, strict=True)))
+        kept = jax.tree.map(lambda now, old: jnp.where(counts, now, old), sums, state.kept)
         return PilotState(TiltedState(moved, after, log_weight + log_ratio), sums, kept), shown
 
-    def _add(self, sums: Sums, path: PyTree, noise: Noise, step: Float[Array, ""]) -> Sums:
+    def _add(self, sums: tuple[Sums, ...], path: PyTree, noise: Noise, step: Float[Array, ""]) -> tuple[Sums, ...]:
         roles, view = self.problem.roles, self.aim.view(self.problem, path, step)
         here = jnp.where(view.on, view.here, 0.0)
         phi = jnp.where(view.on, view.features, 0.0)
@@ -88,6 +90,9 @@ class Pilot(AbstractSystem):
         def if_happens(value: Float[Array, ""], event: int) -> Float[Array, ""]:
             return value if event == ALWAYS else jnp.where(happens[event], value, 0.0)
 
+        def size(place: int, event: int) -> Float[Array, ""]:
+            return -jnp.log(noise.uniform[place] / (chances[event] if is_own(roles, place, event) else 1.0))
+
         free = [noise.normal[place] * phi for place in roles.free(self.draws)]
         marks = [if_happens(noise.normal[place], event) for place, event in roles.marks]
         more = Sums(
@@ -98,9 +103,22 @@ class Pilot(AbstractSystem):
             rows([jnp.where(h, 1.0, 0.0).astype(here.dtype) for h in happens]),
             rows(marks),
             rows([z * z for z in marks]),
-            rows([if_happens(-jnp.log(noise.uniform[place]), event) for place, event in roles.sizes]),
+            rows([if_happens(size(place, event), event) for place, event in roles.sizes]),
         )
-        return Sums(*(a + b for a, b in zip(sums, more, strict=True)))
+        parts = self._parts(path, noise, step)
+        return tuple(
+            Sums(*(a + part * b for a, b in zip(old, more, strict=True))) for old, part in zip(sums, parts, strict=True)
+        )
+
+    def _parts(self, path: PyTree, noise: Noise, step: Float[Array, ""]) -> tuple[Any, ...]:
+        """Chances that the noise came from the calm law and from that of shocks, given what it is."""
+        tilt = self.mixture.tilts[0]
+        if tilt.shock is None:
+            return (1.0,)
+        view = tilt.aim.view(self.problem, path, step)
+        law, _ = tilt.law(view, most_drift(self.steps))
+        _, odds = both_densities(self.problem, tilt, law, tilt.share(view), path, noise)
+        return jax.nn.sigmoid(-odds), jax.nn.sigmoid(odds)
 
     def outcome(self, state: PilotState) -> dict[str, Any]:
         found = self.problem.outcome(state.tilted.path)
@@ -109,18 +127,34 @@ class Pilot(AbstractSystem):
 
 
 def solve(
-    problem: AbstractProblem, aim: Aim, sums: Sums, omega: Float[np.ndarray, " paths"], feedback: bool = True
+    problem: AbstractProblem,
+    aim: Aim,
+    sums: tuple[Sums, ...],
+    omega: Float[np.ndarray, " paths"],
+    feedback: bool = True,
 ) -> Tilt:
     """The tilt closest, in relative entropy, to the pilot paths weighted by omega.
 
     Drifts are a weighted least squares of the innovations on the features; chances, marks and sizes are weighted moments
     in each bin, pulled towards the law itself where few paths have been. Without `feedback` the only feature is one and all
-    bins are joined.
+    bins are joined, as they always are for shocks: steps count for the two laws by the chances that they came from them.
 
-    **Source:** de Boer, Kroese, Mannor, Rubinstein (2005), "A tutorial on the cross-entropy method".
+    **Source:** de Boer, Kroese, Mannor, Rubinstein (2005), "A tutorial on the cross-entropy method"; Dempster, Laird, Rubin
+    (1977) for the two laws.
     """
     omega = omega / omega.sum()
-    s = Sums(*(np.tensordot(omega, np.asarray(x, float), axes=1) for x in sums))  # pyright: ignore[reportArgumentType]
+    means = [Sums(*(np.tensordot(omega, np.asarray(x, float), axes=1) for x in s)) for s in sums]  # pyright: ignore[reportArgumentType]
+    numbers = [jnp.asarray(x.astype(problem.dtype)) for x in _numbers(problem, means[0], feedback)]
+    tilt = Tilt(aim, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
+    if len(means) == 1:
+        return tilt
+    law = Law(*(jnp.asarray(x[:, 0].astype(problem.dtype)) for x in _numbers(problem, means[1], feedback=False)))
+    share = (means[1].seen + PSEUDO / problem.steps) / (means[0].seen + means[1].seen + PSEUDO)
+    return with_shock(tilt, Shock(jnp.asarray(share.astype(problem.dtype)), law))
+
+
+def _numbers(problem: AbstractProblem, s: Sums, feedback: bool) -> tuple[Any, ...]:
+    """Drift, factor, mean, deviation and size of a law."""
     roles, pseudo = problem.roles, PSEUDO
     used = FEATURES if feedback else 1
     gram = s.gram[:used, :used] + RIDGE * np.eye(used)
@@ -142,8 +176,7 @@ def solve(
     mean = s.mark / of_marks
     deviation = np.sqrt(np.maximum((s.square + pseudo) / of_marks - mean**2, 0.0))
     size = np.clip((s.size + pseudo) / of_sizes, *SIZES)
-    numbers = (drift, np.clip(factor, *FACTORS), mean, np.clip(deviation, 1.0, WIDEST), size)
-    return Tilt(aim, *(jnp.asarray(x.astype(problem.dtype)) for x in numbers))
+    return drift, np.clip(factor, *FACTORS), mean, np.clip(deviation, 1.0, WIDEST), size
 
 
 def _joined(bins: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

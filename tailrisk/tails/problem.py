@@ -1,32 +1,14 @@
 """What an estimator of rare events asks of a system: where a path is, how far it came, and what its noise decides."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Array, Float, PyTree
 
-from .._streams import Draws, Noise
+from .._streams import ALWAYS as ALWAYS
+from .._streams import Noise
+from .._streams import Roles as Roles
 from ..simulate import AbstractSystem
-
-ALWAYS = -1  # in place of an event: the number is used in every step
-
-
-class Roles(NamedTuple):
-    """What the numbers of a step do, so that a tilt knows how to move them (structural).
-
-    Normals that are not named are used in every step; uniforms that are not named are left as they are.
-    """
-
-    events: tuple[int, ...] = ()
-    """Uniforms below whose chance something happens; a later one may depend on an earlier one of the same step."""
-    marks: tuple[tuple[int, int], ...] = ()
-    """(normal, number of its event): used only in a step in which the event happens."""
-    sizes: tuple[tuple[int, int], ...] = ()
-    """(uniform, number of its event or ALWAYS): the smaller, the larger an effect, as in -log u."""
-
-    def free(self, draws: Draws) -> tuple[int, ...]:
-        """Normals used in every step."""
-        return tuple(i for i in range(draws.normals) if i not in {normal for normal, _ in self.marks})
 
 
 class AbstractProblem(AbstractSystem):

@@ -6,9 +6,7 @@ chunk.
 """
 
 import abc
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,7 +16,7 @@ import numpy as np
 
 from .. import _streams
 from .._fields import InputError
-from ..simulate import LANES, AbstractSystem, outcomes
+from ..simulate import LANES, AbstractSystem, outcomes, spread
 from . import diagnostics
 from .accumulator import Nodes, insert, summarize, total
 from .diagnostics import Result, Row
@@ -53,6 +51,26 @@ def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, draw
     return Mixture(problem, tilts, jnp.asarray(shares), jnp.asarray(drawn, jnp.int32))
 
 
+def mixed(
+    part: Callable[[int, int], tuple[np.ndarray, np.ndarray]], tilts: int, period: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and log weights of `count` paths of each tilt, and an eighth as many of the law itself, from `part(law, size)`.
+
+    Weights are moved so that the mean over all paths is that of the mixture, whatever the shares drawn.
+    """
+    if tilts == 0:
+        return part(0, count)
+    rest = (1.0 - 1.0 / period) / tilts
+    sizes = {0: (1.0 / period, max(count // 8, 1))} | {k: (rest, count) for k in range(1, tilts + 1)}
+    drawn = sum(size for _, size in sizes.values())
+    values, log_weights = [], []
+    for law, (share, size) in sizes.items():
+        value, log_weight = part(law, size)
+        values.append(value)
+        log_weights.append(log_weight + np.log(share * drawn / size))
+    return np.concatenate(values), np.concatenate(log_weights)
+
+
 def paths_of(
     system: Callable[[int], AbstractSystem], keys: Any, numbers: np.ndarray, law: np.ndarray, lanes: int
 ) -> dict[str, Any]:
@@ -62,10 +80,7 @@ def paths_of(
     for k, one in systems.items():
         mine = np.flatnonzero(law == k)
         jobs += [(one, mine[start : start + lanes]) for start in range(0, mine.size, lanes)]
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        parts = pool.map(lambda job: outcomes(job[0], 0, numbers[job[1]], lanes=lanes, keys=keys)[0], jobs)
-        found = list(parts)
+    found = list(spread(lambda job: outcomes(job[0], 0, numbers[job[1]], lanes=lanes, keys=keys)[0], jobs))
     order = np.argsort(np.concatenate([mine for _, mine in jobs]))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *found)
 

@@ -12,8 +12,6 @@ splitting for rare event analysis", for levels from quantiles.
 """
 
 import dataclasses
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +22,7 @@ from scipy import stats
 
 from .. import _streams
 from .._fields import InputError
-from ..simulate import LANES, entry_point, starts, until
+from ..simulate import LANES, entry_point, spread, starts, until
 from . import diagnostics
 from .diagnostics import Diagnosis, Result
 from .measures import Estimate
@@ -65,9 +63,7 @@ def _run_stage(
         since, paths = (jnp.asarray(x.astype(np.uint32)) for x in (particles.since[mine], mine))
         return jax.tree.map(np.asarray, _jitted(problem, keys, paths, state, since, jnp.asarray(level, problem.dtype)))
 
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(one, order.reshape(-1, lanes)))
+    parts = list(spread(one, order.reshape(-1, lanes)))
     back = np.argsort(order[:size])
     state, stopped, after, score = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size][back], *parts)
     return Particles(state, after), stopped, score
@@ -90,7 +86,7 @@ def _begin(problem: AbstractProblem, lanes: int) -> Particles:
     return Particles(state, np.zeros(lanes, np.uint32))
 
 
-def _uniforms(seed: int, name: str, replicates: int) -> np.ndarray:
+def uniforms_of(seed: int, name: str, replicates: int) -> np.ndarray:
     key = _streams.stream_key(seed, name)
     return np.asarray(_streams.uniforms(key, 0, 0, replicates, np.float32), float)
 
@@ -121,7 +117,7 @@ class FittedSplitting:
                 return {"probability": self._refused(diagnostics.not_finite(broken), paths)}
             steps += int((after.since.astype(int) - particles.since.astype(int)).sum())
             reached = stopped.reshape(self.replicates, size)
-            particles, share = _resample(after, reached, _uniforms(seed, f"resample/{stage}", self.replicates))
+            particles, share = _resample(after, reached, uniforms_of(seed, f"resample/{stage}", self.replicates))
             hits = int(np.count_nonzero(reached[p > 0.0]))
             p = p * share
         value, error = float(p.mean()), float(p.std(ddof=1) / np.sqrt(p.size))
@@ -168,5 +164,5 @@ class Splitting:
                 break
             levels.append(level)
             after, stopped, _ = _run_stage(problem, keys, particles, level)
-            particles, _ = _resample(after, stopped[None, :], _uniforms(seed, f"pilot resample/{len(levels)}", 1))
+            particles, _ = _resample(after, stopped[None, :], uniforms_of(seed, f"pilot resample/{len(levels)}", 1))
         return FittedSplitting(target, (*levels, target.level), self.replicates, drawn)

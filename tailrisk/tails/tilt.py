@@ -20,7 +20,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._streams import Noise
+from .._fields import InputError
+from .._streams import Noise, Roles
 from .problem import ALWAYS, AbstractProblem
 from .proposal import AbstractProposal
 
@@ -29,6 +30,7 @@ BINS = 5
 _FAR = 1.5  # distances beyond count as this
 _RUSH = 0.15  # added to the time left, in units of the horizon
 _FASTEST = 4.0
+_WIDE, _LARGE = 2.5, 2.0  # marks and sizes of shocks before anything is known
 
 
 def most_drift(steps: int) -> float:
@@ -74,6 +76,13 @@ class Law(NamedTuple):
     size: Float[Array, " sizes"]
 
 
+class Shock(eqx.Module):
+    """A second law for few steps, the same at all distances: where one large step makes the event, most steps are calm."""
+
+    share: Float[Array, " bins"]  # of steps
+    law: Law
+
+
 class Tilt(eqx.Module):
     """One tilt: coefficients of the drift of each normal, and numbers per bin of distance for all else."""
 
@@ -83,6 +92,7 @@ class Tilt(eqx.Module):
     mean: Float[Array, "marks bins"]
     deviation: Float[Array, "marks bins"]
     size: Float[Array, "sizes bins"]
+    shock: Shock | None = eqx.field(default=None)
 
     def law(self, view: View, most: float) -> tuple[Law, Bool[Array, ""]]:
         """The law of a step, and whether a drift was clipped."""
@@ -94,12 +104,28 @@ class Tilt(eqx.Module):
         law = Law(*(jnp.where(view.on, a, b) for a, b in zip(tilted, same, strict=True)))
         return law, view.on & jnp.any(jnp.abs(wanted) > most)
 
+    def share(self, view: View) -> Float[Array, ""]:
+        """Chance that a step is under the law of shocks."""
+        if self.shock is None:
+            return jnp.zeros_like(view.here[0])
+        return jnp.where(view.on, jnp.sum(self.shock.share * view.here), 0.0)
+
 
 def draw(problem: AbstractProblem, law: Law, state: PyTree, noise: Noise) -> Noise:
     """Noise under a law, as a map of noise under the system's own."""
     roles = problem.roles
     normal, uniform = noise
     happens = []
+
+    def sized(uniform: Array, of: int, there: Any, chance: Any) -> Array:
+        for k, (place, event) in enumerate(roles.sizes):
+            if event == of:
+                most = chance if is_own(roles, place, event) else jnp.ones_like(uniform[place])
+                value = most * jnp.minimum(uniform[place] / most, 1.0) ** law.size[k]
+                uniform = uniform.at[place].set(jnp.where(there, value, uniform[place]))
+        return uniform
+
+    uniform = sized(uniform, ALWAYS, True, None)
     for event, place in enumerate(roles.events):
         chance, factor = problem.chance(state, Noise(normal, uniform), event), law.factor[event]
         excess = 1.0 + chance * (factor - 1.0)
@@ -107,15 +133,18 @@ def draw(problem: AbstractProblem, law: Law, state: PyTree, noise: Noise) -> Noi
         above = jnp.clip(chance + (u - tilted) * excess, chance, 1.0 - jnp.finfo(u.dtype).epsneg)
         uniform = uniform.at[place].set(jnp.where(u < tilted, u * (excess / factor), above))
         happens.append(uniform[place] < chance)
-    for k, (place, event) in enumerate(roles.sizes):
-        there = happens[event] if event != ALWAYS else True
-        uniform = uniform.at[place].set(jnp.where(there, uniform[place] ** law.size[k], uniform[place]))
+        uniform = sized(uniform, event, happens[event], chance)  # later chances may depend on it
     for k, place in enumerate(roles.free(problem.draws)):
         normal = normal.at[place].add(law.drift[k])
     for k, (place, event) in enumerate(roles.marks):
         marked = law.mean[k] + law.deviation[k] * normal[place]
         normal = normal.at[place].set(jnp.where(happens[event], marked, normal[place]))
     return Noise(normal, uniform)
+
+
+def is_own(roles: Roles, place: int, event: int) -> bool:
+    """Whether a size is that of the uniform by which its event is decided."""
+    return event != ALWAYS and roles.events[event] == place
 
 
 def events(problem: AbstractProblem, state: PyTree, noise: Noise) -> tuple[list[Any], list[Any]]:
@@ -138,9 +167,22 @@ def log_density(problem: AbstractProblem, law: Law, state: PyTree, noise: Noise)
         away = (z - law.mean[k]) / law.deviation[k]
         total = total + jnp.where(happens[event], 0.5 * (z * z - away * away) - jnp.log(law.deviation[k]), 0.0)
     for k, (place, event) in enumerate(roles.sizes):
-        part = (1.0 / law.size[k] - 1.0) * jnp.log(noise.uniform[place]) - jnp.log(law.size[k])
+        within = noise.uniform[place] / (chances[event] if is_own(roles, place, event) else 1.0)
+        part = (1.0 / law.size[k] - 1.0) * jnp.log(within) - jnp.log(law.size[k])
         total = total + (part if event == ALWAYS else jnp.where(happens[event], part, 0.0))
     return total
+
+
+def both_densities(
+    problem: AbstractProblem, tilt: Tilt, law: Law, share: Float[Array, ""], state: PyTree, noise: Noise
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """log q/p of the noise of a step, and the log odds that it came from the law of shocks."""
+    calm = log_density(problem, law, state, noise)
+    if tilt.shock is None:
+        return calm, jnp.full_like(calm, -jnp.inf)
+    calm = calm + jnp.log1p(-share)
+    shock = log_density(problem, tilt.shock.law, state, noise) + jnp.log(share)
+    return jnp.logaddexp(calm, shock), shock - calm
 
 
 class Memory(NamedTuple):
@@ -167,17 +209,28 @@ class Mixture(AbstractProposal):
         most = most_drift(self.problem.steps)
         laws, chosen, clipped = [], None, jnp.zeros((), memory.step.dtype)
         for k, tilt in enumerate(self.tilts):
-            law, clip = tilt.law(tilt.aim.view(self.problem, state, memory.step), most)
-            laws.append(law)
+            view = tilt.aim.view(self.problem, state, memory.step)
+            law, clip = tilt.law(view, most)
+            share = tilt.share(view)
+            laws.append((law, share))
             mine = self.drawn == k + 1
             clipped = jnp.where(mine & clip, 1.0, clipped)
             if chosen is None:  # the law itself, unless a tilt is drawn
                 nothing = (0.0, 1.0, 0.0, 1.0, 1.0)
                 chosen = Law(*(jnp.full_like(x, value) for x, value in zip(law, nothing, strict=True)))
+            if tilt.shock is not None:
+                spare = self.problem.roles.spare
+                assert spare is not None, "shocks need a spare uniform"
+                strikes = noise.uniform[spare] < share
+                law = Law(*(jnp.where(strikes, a, b) for a, b in zip(tilt.shock.law, law, strict=True)))
             chosen = Law(*(jnp.where(mine, a, b) for a, b in zip(law, chosen, strict=True)))
         assert chosen is not None, "a mixture has one tilt or more"
         drawn = draw(self.problem, chosen, state, noise)
-        more = jnp.stack([log_density(self.problem, law, state, drawn) for law in laws])
+        ratios = [
+            both_densities(self.problem, tilt, law, share, state, drawn)[0]
+            for tilt, (law, share) in zip(self.tilts, laws, strict=True)
+        ]
+        more = jnp.stack(ratios)
         after = memory.log_density + more
         ratio = self._log_mixture(memory.log_density) - self._log_mixture(after)
         return drawn, ratio, Memory(memory.step + 1.0, after, memory.clipped + clipped)
@@ -192,9 +245,21 @@ class Mixture(AbstractProposal):
         return most + jnp.log(total)
 
 
-def untilted(aim: Aim, problem: AbstractProblem) -> Tilt:
-    """The tilt that changes nothing."""
+def untilted(aim: Aim, problem: AbstractProblem, shocks: bool = False) -> Tilt:
+    """The tilt that changes nothing, or nothing but one step with wider marks and larger sizes in a path."""
     roles, dtype = problem.roles, problem.dtype
     events, marks, sizes = (jnp.ones((len(x), BINS), dtype) for x in (roles.events, roles.marks, roles.sizes))
     drift = jnp.zeros((len(roles.free(problem.draws)), FEATURES), dtype)
-    return Tilt(aim, drift, events, 0.0 * marks, marks, sizes)
+    calm = Tilt(aim, drift, events, 0.0 * marks, marks, sizes)
+    if not shocks:
+        return calm
+    if roles.spare is None:
+        raise InputError(f"a {type(problem).__name__} has no spare uniform, which a law of shocks needs; leave it out")
+    law = Law(drift[:, 0], events[:, 0], 0.0 * marks[:, 0], _WIDE * marks[:, 0], _LARGE * sizes[:, 0])
+    share = jnp.full(BINS, 1.0 / problem.steps, dtype)
+    return with_shock(calm, Shock(share, law))
+
+
+def with_shock(tilt: Tilt, shock: Shock) -> Tilt:
+    """The tilt with a law of shocks."""
+    return eqx.tree_at(lambda t: t.shock, tilt, shock, is_leaf=lambda x: x is None)

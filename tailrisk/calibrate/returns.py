@@ -1,0 +1,61 @@
+"""What a law is fitted to: log returns over even intervals, and which of them were observed."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from .._fields import SECONDS_PER_YEAR, InputError
+from ..data._tables import date
+from ..data.series import AbstractSeries
+
+LEAST = 100  # observed returns
+MONTH = 30.4 * 86400.0 / SECONDS_PER_YEAR  # years; scores and resamples keep this much of a series together
+
+
+class Returns(NamedTuple):
+    """Log returns of one asset; those into and out of a gap are 0 and not `seen`, and time goes on in them."""
+
+    moves: Float[np.ndarray, " times"]
+    seen: Bool[np.ndarray, " times"]
+    every: float  # years
+    start: str
+    end: str
+
+    @property
+    def observed(self) -> Float[np.ndarray, " observed"]:
+        """The returns that were observed."""
+        return self.moves[self.seen]
+
+    @property
+    def block(self) -> int:
+        """Returns in a month, or in a fortieth of a history shorter than 40 months."""
+        return max(1, min(round(MONTH / self.every), self.moves.size // 40))
+
+
+def returns(series: AbstractSeries, asset: int = 0) -> Returns:
+    """Log returns of one asset of a series.
+
+    **Raises:** `InputError` if fewer than 100 returns were observed.
+    """
+    times, prices = series.load()
+    moves = np.diff(np.log(prices[:, asset]))
+    seen = ~np.isnan(moves)
+    if seen.sum() < LEAST:
+        raise InputError(f"series: {seen.sum()} returns, expected at least {LEAST}; give a longer series")
+    every = float(times[1] - times[0]) / SECONDS_PER_YEAR
+    return Returns(np.where(seen, moves, 0.0), seen, every, date(times[0])[:16], date(times[-1])[:16])
+
+
+def of_moves(moves: Float[np.ndarray, " times"], every: float) -> Returns:
+    """Simulated returns, all observed."""
+    return Returns(np.asarray(moves, float), np.ones(len(moves), bool), every, "simulated", "simulated")
+
+
+def thinned(found: Returns, ratio: int) -> Returns:
+    """The same history in intervals `ratio` times as long; an interval with a gap in it was not observed."""
+    whole = found.moves.size - found.moves.size % ratio
+    moves, seen = (a[:whole].reshape(-1, ratio) for a in (found.moves, found.seen))
+    whole_seen = np.asarray(seen.all(axis=1))
+    every = found.every * ratio
+    return Returns(np.where(whole_seen, moves.sum(axis=1), 0.0), whole_seen, every, found.start, found.end)

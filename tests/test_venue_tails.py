@@ -1,0 +1,106 @@
+"""Rare events of whole venues: which noise of each market does what, and that tilts of it move no mean."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from catalogue import MARKETS, TWO_ASSET_MARKETS, named, scenario
+
+from tailrisk import tails
+from tailrisk._fields import InputError
+from tailrisk.cascade import Rounds
+from tailrisk.scenario import SmoothLadder
+from tailrisk.simulate import outcomes, simulate
+from tailrisk.tails.sampler import mixture
+from tailrisk.tails.tilt import Aim, Law, Shock, Tilt, untilted
+from tailrisk.tails.venue import VenueProblem
+from tailrisk.waterfall import Waterfall
+
+PATHS = 4_096
+REAL = ("block bootstrap", "replay", "block bootstrap, 2 assets")
+LAWS = [name for name in MARKETS | TWO_ASSET_MARKETS if name not in REAL]
+
+
+def problem(market, measure="fall", side="both"):
+    """A continuum of longs and shorts, which compiles fastest."""
+    parts = {"waterfall": Waterfall(fund=5e5, deleverage="none")}
+    names = named(market=market, margin="flat")
+    if market not in TWO_ASSET_MARKETS:
+        parts["positions"] = SmoothLadder(cells=64, clearing=Rounds(1))
+    return VenueProblem(scenario(names, **parts).build(np.float64), measure, side)
+
+
+def some_tilt(one, strength=0.1):
+    """A tilt of every kind of noise there is, in every bin."""
+    number = iter(np.linspace(0.5, 1.5, 400))
+    start, barrier, stops = (jnp.asarray(x) for x in (0.0, 0.08, False))
+    plain = untilted(Aim(start, barrier, stops), one)
+
+    def moved(leaf, by):
+        return leaf + by * np.array([next(number) for _ in range(leaf.size)]).reshape(leaf.shape)
+
+    shock = Law(
+        plain.drift[:, 0] - 0.3,
+        plain.factor[:, 0] + 1.0,
+        plain.mean[:, 0] - 1.0,
+        plain.deviation[:, 0] + 0.5,
+        plain.size[:, 0] + 0.5,
+    )
+    return Tilt(
+        plain.aim,
+        moved(plain.drift, strength / 3),
+        moved(plain.factor, 3 * strength),
+        moved(plain.mean, -strength),
+        moved(plain.deviation, strength),
+        moved(plain.size, strength),
+        Shock(jnp.linspace(0.0, 0.1, 5), shock),
+    )
+
+
+@pytest.mark.parametrize(
+    "market", [pytest.param(name, marks=() if name == "hawkes" else pytest.mark.slow) for name in LAWS]
+)
+def test_a_tilt_of_all_noise_moves_no_mean(market):
+    """E_q[w] = 1 and E_q[w f] = E_p[f], for the numbers that only some steps use as well."""
+    one = problem(market)
+    tilted = tails.Tilted(one, mixture(one, (some_tilt(one),), 10, 1))
+    under = outcomes(tilted, 3, np.arange(PATHS))[0]
+    own = outcomes(tails.Tilted(one, mixture(one, (some_tilt(one),), 10, 0)), 4, np.arange(PATHS))[0]
+    # a tenth of the paths is drawn from the law itself, as the weights of the mixture expect
+    weight = np.concatenate([under["weight"], own["weight"][: PATHS // 9]])
+    error = weight.std() / weight.size**0.5
+    assert 0.001 < error < 0.05
+    assert abs(weight.mean() - 1.0) < 4.0 * error
+    for name in ("score", "bad_debt"):
+        y, plain = weight * np.concatenate([under[name], own[name][: PATHS // 9]]), own[name][PATHS // 9 :]
+        errors = np.hypot(y.std() / y.size**0.5, plain.std() / plain.size**0.5)
+        assert errors < 0.2 * plain.mean()
+        assert abs(y.mean() - plain.mean()) < 4.0 * errors
+
+
+@pytest.mark.slow
+def test_outcomes_are_those_of_the_scenario():
+    """Path by path the same debt; the fund is used up where it is depleted, and nowhere else."""
+    one = problem("hawkes", "fund_use")
+    found = simulate(one, paths=512, seed=6)
+    plain = simulate(one.system, paths=512, seed=6)
+    assert np.array_equal(found["bad_debt"], plain["bad_debt"])
+    assert np.array_equal(found["fund_use"] >= 1.0, plain["fund_depleted"] > 0.0)
+    assert np.any(found["fund_use"] >= 1.0)
+    assert np.array_equal(found["score"], found["fund_use"])
+    other = simulate(problem("hawkes", "rise", "rise"), paths=512, seed=6)
+    fallen = plain["market_fall"] >= plain["market_rise"]
+    assert np.array_equal(other["bad_debt"], np.where(fallen, 0.0, plain["bad_debt"]))
+    assert np.array_equal(other["score"], plain["market_rise"])
+
+
+@pytest.mark.parametrize("market", REAL)
+def test_real_returns_cannot_be_tilted(market):
+    with pytest.raises(InputError, match=r'market\.kind = ".*": .*cannot be tilted.*use run\.estimator'):
+        problem(market)
+
+
+def test_unknown_measure():
+    with pytest.raises(
+        InputError, match="measure = 'loss', side = 'both': expected one of fall, rise, bad_debt, fund_use"
+    ):
+        problem("hawkes", "loss")
