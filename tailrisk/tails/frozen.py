@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .diagnostics import Row
 from .direction import FittedDirection
 from .drift import FittedDrift
 from .estimate import FittedAntithetic
@@ -32,7 +33,8 @@ _LAWS = (
     FittedStrata,
     FittedSubset,
 )
-_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Tail, Aim, Law, Lobes, Shock, Tilt)}
+_VALUES = (TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Lobes, Shock, Tilt)
+_KINDS = {kind.__name__: kind for kind in (*_LAWS, *_VALUES)}
 
 
 def dumps(fitted: Any) -> str:

@@ -13,6 +13,7 @@ from .. import _streams
 from .._fields import InputError
 from .._streams import Noise
 from ..simulate import LANES, AbstractSystem, AbstractWrapper
+from .diagnostics import Row
 from .lobe_fit import Sample, fitted, padded, slope_direction, slotted
 from .lobes import LobeLaw, Lobes, log_density, nothing
 from .problem import AbstractProblem
@@ -67,6 +68,7 @@ class FittedLobes(AbstractFitted):
     reached: bool = eqx.field(static=True)
     lobes: Lobes
     slots: tuple[int, ...] = eqx.field(static=True)
+    checks: tuple[Row, ...] = eqx.field(static=True, default=())
 
     @property
     def groups(self) -> int:

@@ -100,6 +100,7 @@ class AbstractFitted(eqx.Module):
     target: eqx.AbstractVar[AbstractTarget]
     hint: eqx.AbstractVar[Hint]
     tuning_paths: eqx.AbstractVar[int]
+    checks: eqx.AbstractVar[tuple[Row, ...]]
 
     @property
     @abc.abstractmethod
@@ -167,7 +168,7 @@ class AbstractFitted(eqx.Module):
         found: dict[str, Result] = {}
         for i, target in enumerate(targets):
             acc = total(nodes[i])
-            rows, bound = list(checks), 1.0
+            rows, bound = [*self.checks, *checks], 1.0
             if isinstance(target, Probability):
                 bound = one_sided(int(hits[i]), plain, confidence)
                 p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
@@ -188,6 +189,7 @@ class Fitted(AbstractFitted):
     reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
     tilts: tuple[Tilt, ...] = ()
     period: int = eqx.field(static=True, default=10)
+    checks: tuple[Row, ...] = eqx.field(static=True, default=())  # of the pilot
 
     @property
     def groups(self) -> int:
