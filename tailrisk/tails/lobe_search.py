@@ -68,7 +68,6 @@ class FittedLobes(AbstractFitted):
     reached: bool = eqx.field(static=True)
     lobes: Lobes
     slots: tuple[int, ...] = eqx.field(static=True)
-    checks: tuple[Row, ...] = eqx.field(static=True, default=())
 
     @property
     def groups(self) -> int:
@@ -76,6 +75,9 @@ class FittedLobes(AbstractFitted):
 
     def laws(self, numbers: np.ndarray) -> np.ndarray:
         return np.array((0, 1, *(2 + k for k in self.slots)), np.int32)[(numbers // LANES) % GROUPS]
+
+    def pilot_checks(self) -> tuple[Row, ...]:
+        return ()
 
     def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
         problem = problem if problem.steps == 1 else Whole(problem)

@@ -100,7 +100,6 @@ class AbstractFitted(eqx.Module):
     target: eqx.AbstractVar[AbstractTarget]
     hint: eqx.AbstractVar[Hint]
     tuning_paths: eqx.AbstractVar[int]
-    checks: eqx.AbstractVar[tuple[Row, ...]]
 
     @property
     @abc.abstractmethod
@@ -114,6 +113,10 @@ class AbstractFitted(eqx.Module):
     @abc.abstractmethod
     def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
         """The problem under one of the laws."""
+
+    @abc.abstractmethod
+    def pilot_checks(self) -> tuple[Row, ...]:
+        """What the pilot said against the law."""
 
     def whole(self, paths: int) -> int:
         """The number of paths rounded up, so that the shares are what the weights say."""
@@ -168,7 +171,7 @@ class AbstractFitted(eqx.Module):
         found: dict[str, Result] = {}
         for i, target in enumerate(targets):
             acc = total(nodes[i])
-            rows, bound = [*self.checks, *checks], 1.0
+            rows, bound = [*self.pilot_checks(), *checks], 1.0
             if isinstance(target, Probability):
                 bound = one_sided(int(hits[i]), plain, confidence)
                 p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
@@ -200,3 +203,6 @@ class Fitted(AbstractFitted):
 
     def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
         return Tilted(problem, mixture(problem, self.tilts, self.period, law)) if self.tilts else problem
+
+    def pilot_checks(self) -> tuple[Row, ...]:
+        return self.checks
