@@ -220,7 +220,7 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     )
     front, panel, rivals, surface, replayed, gradients = (), None, (), (), None, ()
     if status != "not_finite":
-        front = trace(problem, searched, (certificate, refined), checks.bend.matrix, whole, wanted, certified, report)
+        front = trace(problem, searched, (certificate, refined), whole, wanted, certified, report)
         panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
         rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
         surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
