@@ -99,6 +99,53 @@ class JumpCascade(AbstractProblem):
         return {"score": state.peak, "loss": state.loss}
 
 
+class AsianState(NamedTuple):
+    """Log of the price over the first one, and the average price so far with what is to come counted as nothing."""
+
+    log_price: Float[Array, ""]
+    average: Float[Array, ""]
+
+
+class AsianCall(AbstractProblem):
+    """A discounted call on the average of equally spaced prices over one year, with price 50, rate 5 % and volatility 10 %.
+
+    **Source:** Glasserman, Heidelberger, Shahabuddin (1999), Table 5.1.
+    """
+
+    strike: Real = real(unit="1", above=0.0)
+    steps: int = eqx.field(static=True, default=16)
+    dtype: Any = eqx.field(static=True, default=np.dtype(np.float64))
+
+    @property
+    def draws(self) -> Draws:
+        return Draws(1)
+
+    @property
+    def roles(self) -> Roles:
+        return Roles()
+
+    def init(self) -> AsianState:
+        return AsianState(jnp.zeros((), self.dtype), jnp.zeros((), self.dtype))
+
+    def step(self, state: AsianState, noise: Noise) -> tuple[AsianState, None]:
+        dt, volatility = 1.0 / self.steps, 0.1
+        log_price = state.log_price + (0.05 - 0.5 * volatility**2) * dt + volatility * dt**0.5 * noise.normal[0]
+        return AsianState(log_price, state.average + 50.0 * jnp.exp(log_price) * dt), None
+
+    def place(self, state: AsianState) -> Float[Array, ""]:
+        return state.average
+
+    def score(self, state: AsianState) -> Float[Array, ""]:
+        return state.average
+
+    def chance(self, state: AsianState, noise: Noise, event: int) -> Any:
+        raise AssertionError("no events")
+
+    def outcome(self, state: AsianState) -> dict[str, Any]:
+        payoff = np.exp(-0.05) * jnp.maximum(state.average - self.strike, 0.0)
+        return {"score": state.average, "payoff": payoff}
+
+
 class Static(AbstractProblem):
     """A limit state of standard normals as a path of one step: it fails where -g >= 0."""
 
