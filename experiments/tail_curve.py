@@ -16,7 +16,12 @@ from tailrisk.study.published import Setting
 from tailrisk.tails import CrossEntropy, Direction, Plain, Probability, Stratified
 
 TILT, DIRECTION, STRATA, PLAIN = "tilt", "direction integrated", "jump strata", "plain paths"
-LOOKS = {TILT: (style.BLUE, "o"), DIRECTION: (style.VERMILION, "s"), STRATA: (style.GREEN, "^"), PLAIN: (style.GRAY, "x")}
+LOOKS = {
+    TILT: (style.BLUE, "o"),
+    DIRECTION: (style.VERMILION, "s"),
+    STRATA: (style.GREEN, "^"),
+    PLAIN: (style.GRAY, "x"),
+}
 CASCADE, WALK, RATIO = "cascade", "no impact", "ratio"
 PRECISE = 0.06  # largest relative standard error of an estimate that is checked
 
@@ -36,10 +41,9 @@ class Config(eqx.Module):
 def exceedance(problem, levels, method, paths, setting, name):
     """A curve of P(peak depth >= level), a fit and a run for every level."""
     rows = []
-    for level in np.asarray(levels, float):
-        target = Probability(float(level))
-        fitted = tails.fit(problem, target, method, setting.seed + 1)
-        result = tails.run(problem, fitted, paths, setting.seed + 2)["probability"]
+    for place, level in enumerate(np.asarray(levels, float)):
+        target, seed = Probability(float(level)), 1_000 * setting.seed + place  # no two levels share noise
+        result = tails.run(problem, tails.fit(problem, target, method, seed), paths, seed)["probability"]
         rows.append((np.nan,) * 4 if result.refused else (result.value, result.std_error, *result.interval))
         setting.report(f"{name} at {level:g}: " + (result.reason if result.refused else f"{result.value:.3g}"))
     value, error, low, high = np.array(rows).T
@@ -63,10 +67,14 @@ def main(config: Config, setting: Setting):
         found[CASCADE, name] = exceedance(cascade, config.levels, method, paths, setting, name)
     plain = exceedance(cascade, config.levels[:3], Plain(), config.plain, setting, PLAIN)
     seen = np.isfinite(plain.y)
-    found[CASCADE, PLAIN] = plain._replace(**{k: getattr(plain, k)[seen] for k in ("x", "y", "se", "low", "high", "paths")})
+    found[CASCADE, PLAIN] = plain._replace(
+        **{k: getattr(plain, k)[seen] for k in ("x", "y", "se", "low", "high", "paths")}
+    )
     found[WALK, TILT] = exceedance(walk, config.walk_levels, tilt, config.paths, setting, f"{TILT}, no impact")
     exact = [jump_walk_referee(float(level)) for level in config.walk_levels]
     found[WALK, "density"] = curve(config.walk_levels, exact, unit="1")
+    fine = np.linspace(np.min(config.walk_levels), np.max(config.walk_levels), 15)
+    found[WALK, "line"] = curve(fine, [jump_walk_referee(float(level)) for level in fine], unit="1")
     base = found[CASCADE, TILT]
     for name in methods:
         here = found[CASCADE, name]
@@ -92,22 +100,23 @@ def checks(found):
 def draw(found):
     """Top: exceedance with 95 % intervals. Bottom: each estimator over the tilt."""
     figure, (top, bottom) = style.new_figure(height=3.9, rows=2, height_ratios=[2.2, 1.0])
-    density, base = found[WALK, "density"], found[CASCADE, TILT]
-    top.plot(density.x, density.y, color=style.BLACK, linewidth=0.9, label="no impact, density")
+    line, base = found[WALK, "line"], found[CASCADE, TILT]
+    top.plot(line.x, line.y, color=style.BLACK, linewidth=0.9, label="no impact, density")
     walk = found[WALK, TILT]
     top.errorbar(walk.x, walk.y, _bars(walk), fmt="o", ms=3, mfc="white", color=style.BLACK, label="no impact, tilt")
     top.fill_between(base.x, base.low, base.high, color=style.BLUE, alpha=0.25, linewidth=0)
     offset = {TILT: 0.0, DIRECTION: -0.003, STRATA: 0.003, PLAIN: 0.0}
     for name, (color, marker) in LOOKS.items():
         here = found[CASCADE, name]
-        line = "-" if name == TILT else "none"
         top.errorbar(
-            here.x, here.y, _bars(here), fmt=marker, ms=3.2, color=color, linestyle=line, linewidth=0.8,
-            mfc="none" if name != TILT else color, label=name,
+            here.x, here.y, _bars(here), fmt=marker, ms=3.2, color=color, linewidth=0.8,
+            linestyle="-" if name == TILT else "none", mfc="none" if name != TILT else color, label=name,
         )  # fmt: skip
         if (RATIO, name) in found:
             ratio = found[RATIO, name]
-            bottom.errorbar(ratio.x + offset[name], ratio.y, 1.96 * ratio.se, fmt=marker, ms=3, color=color, linewidth=0.8)
+            bottom.errorbar(
+                ratio.x + offset[name], ratio.y, 1.96 * ratio.se, fmt=marker, ms=3, color=color, linewidth=0.8
+            )
     top.set(yscale="log", ylabel="P(peak depth ≥ level)")
     top.legend(loc="lower left")
     bottom.axhline(1.0, color=style.GRAY, linewidth=0.6)

@@ -226,7 +226,17 @@ TINY = {
     "certificate": {"freedoms": [0], "sizes": [1_000], "replications": 20},
     "frontier": {"targets": [1e-2, 1e-3], "paths": 2_000, "certificate_paths": 131_072},
     "gradient-audit": {"paths": 1_000, "repeats": 2, "grid_steps": 31, "grid_paths": 64},
+    "estimator-race": {"levels": [0.1, 0.15], "paths": 1_000, "pilot": 2_000, "seeds": 2, "beyond": 1e-4},
     "margin-sign": {"impacts": 5, "margins": 4, "paths": 256, "cells": 128, "accounts": [4, 8], "account_paths": 256},
+    "tail-curve": {
+        "levels": [0.1, 0.12, 0.15],
+        "walk_levels": [0.1],
+        "paths": 1_920,
+        "pilot": 2_560,
+        "lines": 640,
+        "plain": 4_000,
+        "beyond": 1e-4,
+    },
 }
 
 
