@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ._fields import InputError
+from .data.command import data
 from .study.config import ConfigError
 
 BAD_INPUT = 2
@@ -69,6 +70,9 @@ def _start_jax() -> None:
 def main() -> None:
     """Monte Carlo tail risk of leveraged markets: liquidation cascades, bad debt and who pays."""
     _start_jax()
+
+
+main.add_command(data)
 
 
 @main.command()

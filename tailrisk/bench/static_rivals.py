@@ -23,7 +23,7 @@ from .tail_cases import LIMIT_STATES, Static
 BUDGET, REPEATS = 20_000, 20
 CHOSEN = ("linear in 2", "linear in 100", "four-branch", "RP8", "RP14", "RP25", "RP57")
 MANY = 10  # inputs beyond which kernel densities are hopeless
-_BLOCK = 500
+_BLOCK, _FIRST = 250, 12
 _Z = 1.959963984540054
 
 
@@ -67,24 +67,28 @@ def _ours(method: Any) -> Method:
     return answer
 
 
-def _theirs(build: Callable[[Any, Any, int], Any]) -> Method:
+def _theirs(build: Callable[[Any, Any], Any]) -> Method:
+    sizes: dict[str, int] = {}  # blocks of a stage, by case, set by the first run to what the budget allows
+
     def answer(case: str, seed: int) -> Answer:
         import openturns as ot
 
-        inputs, limit, truth = LIMIT_STATES[case]
+        inputs, limit, _ = LIMIT_STATES[case]
         evaluate = _evaluations(limit)
         ot.Log.Show(ot.Log.NONE)
         ot.RandomGenerator.SetSeed(seed)
         function = ot.PythonFunction(inputs, 1, func_sample=lambda x: evaluate(np.asarray(x))[:, None])
         vector = ot.CompositeRandomVector(function, ot.RandomVector(ot.Normal(inputs)))
         event = ot.ThresholdEvent(vector, ot.LessOrEqual(), 0.0)
-        levels = 1 + math.ceil(-math.log10(truth)) if truth < 0.1 else 2
-        algorithm = build(ot, event, levels)
+        algorithm, blocks = build(ot, event), sizes.get(case, _FIRST)
+        algorithm.setBlockSize(_BLOCK)
+        algorithm.setMaximumOuterSampling(blocks)
         before = function.getEvaluationCallsNumber()
         algorithm.run()
-        found = algorithm.getResult()
+        found, used = algorithm.getResult(), function.getEvaluationCallsNumber() - before
+        sizes.setdefault(case, max(round(blocks * BUDGET / used), 1))
         p, half = float(found.getProbabilityEstimate()), _Z * float(found.getStandardDeviation())
-        return Answer(p, p - half, p + half, function.getEvaluationCallsNumber() - before)
+        return Answer(p, p - half, p + half, used)
 
     return answer
 
@@ -107,29 +111,20 @@ def _evaluations(limit: Any) -> Callable[[np.ndarray], np.ndarray]:
     return evaluate
 
 
-def _subset(ot: Any, event: Any, levels: int) -> Any:
-    algorithm = ot.SubsetSampling(event)
-    algorithm.setMaximumOuterSampling(max(BUDGET // levels // _BLOCK, 1))
-    algorithm.setBlockSize(_BLOCK)
-    return algorithm
+def _subset(ot: Any, event: Any) -> Any:
+    return ot.SubsetSampling(event)
 
 
-def _entropy(ot: Any, event: Any, levels: int) -> Any:
-    algorithm = ot.StandardSpaceCrossEntropyImportanceSampling(event, 0.1)
-    algorithm.setMaximumOuterSampling(max(BUDGET // levels // _BLOCK, 1))
-    algorithm.setBlockSize(_BLOCK)
-    return algorithm
+def _entropy(ot: Any, event: Any) -> Any:
+    return ot.StandardSpaceCrossEntropyImportanceSampling(event, 0.1)
 
 
-def _kernel(ot: Any, event: Any, levels: int) -> Any:
-    algorithm = ot.NAIS(event, 0.1)
-    algorithm.setMaximumOuterSampling(max(BUDGET // levels // _BLOCK, 1))
-    algorithm.setBlockSize(_BLOCK)
-    return algorithm
+def _kernel(ot: Any, event: Any) -> Any:
+    return ot.NAIS(event, 0.1)
 
 
 METHODS: dict[str, Method] = {
-    "ours, lobes": _ours(tails.LobeMixture()),
+    "ours, tilt": _ours(tails.CrossEntropy(pilot=1_280)),
     "ours, subset simulation": _ours(tails.Subset(pilot=1_000)),
     "OpenTURNS, subset simulation": _theirs(_subset),
     "OpenTURNS, cross-entropy": _theirs(_entropy),
@@ -154,7 +149,7 @@ def contest(case: str, method: Method, repeats: int) -> tuple[float, float, floa
 def run(repeats: int = REPEATS) -> list[dict[str, Any]]:
     """Prints a table per case."""
     rows = []
-    click.echo(f"\nstatic limit states: at most {BUDGET:,} evaluations, tuning included; {repeats} repeats")
+    click.echo(f"\nstatic limit states: about {BUDGET:,} evaluations, tuning included; {repeats} repeats")
     click.echo(f"{'':16}{'':32}{'rms error':>10}{'covered':>9}{'refused':>9}{'evaluations':>13}{'CPU s':>8}")
     for case in CHOSEN:
         for name, method in METHODS.items():

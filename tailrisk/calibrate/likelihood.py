@@ -72,7 +72,7 @@ class Fit(NamedTuple):
 
 def _loss(law: AbstractLaw) -> Callable[..., Any]:
     def loss(p: Any, moves: Any, seen: Any, every: Any) -> Any:
-        return -jnp.sum(law.densities(p, moves, seen, every)[0]) / moves.size
+        return -jnp.sum(law.densities(p, moves, seen, every)[0]) / seen.size
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -96,7 +96,7 @@ def climb(law: AbstractLaw, data: Returns, start: Any = None) -> tuple[np.ndarra
             f"{type(law).__name__}: no finite likelihood was found for these {data.seen.sum()} returns; check them for "
             "outliers or choose another law"
         )
-    return np.asarray(found.x), -float(found.fun) * data.moves.size, loss
+    return np.asarray(found.x), -float(found.fun) * data.seen.size, loss
 
 
 def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 0.95) -> Fit:
@@ -105,7 +105,7 @@ def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 
     **Source:** Huber (1967); White (1982), for the sandwich; values by the delta method.
     """
     point, level, loss = climb(law, data, start)
-    count, n = point.size, data.moves.size
+    count, n = point.size, data.seen.size
     eye = np.eye(count)
     rows = [(loss(point + _STEP * e)[1] - loss(point - _STEP * e)[1]) / (2.0 * _STEP) for e in eye]
     hessian = 0.5 * n * (np.stack(rows) + np.stack(rows).T)
@@ -130,7 +130,7 @@ def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 
 
 def _scores(law: AbstractLaw, point: np.ndarray, data: Returns) -> Float[np.ndarray, "months parameters"]:
     """Scores summed over months."""
-    months = jnp.arange(data.moves.size) // data.block
+    months = jnp.arange(data.seen.size) // data.block
     count = int(months[-1]) + 1
 
     def parts(p: Any, moves: Any, seen: Any, every: Any) -> Any:

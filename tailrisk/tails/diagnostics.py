@@ -237,9 +237,9 @@ def second_estimator(a: Estimate, b: Estimate, thresholds: Thresholds = DEFAULT)
     return high("second_estimator", _z(a, b), thresholds.second_estimator)
 
 
-def ladder_agreement(tilted: Iterable[Estimate], plain: Iterable[Estimate], thresholds: Thresholds = DEFAULT) -> Row:
-    """Largest |z| over the levels where plain paths have hits enough."""
-    return high("ladder", max((_z(a, b) for a, b in zip(tilted, plain, strict=True)), default=0.0), thresholds.ladder)
+def ladder_agreement(pairs: Iterable[tuple[Estimate, Estimate]], thresholds: Thresholds = DEFAULT) -> Row:
+    """Largest |z| of weighted against plain estimates, over levels at which plain paths have hits enough."""
+    return high("ladder", max((_z(a, b) for a, b in pairs), default=0.0), thresholds.ladder)
 
 
 def _z(a: Estimate, b: Estimate) -> float:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .diagnostics import Row
 from .direction import FittedDirection
 from .drift import FittedDrift
 from .estimate import FittedAntithetic
@@ -29,7 +30,7 @@ _LAWS = (
     FittedStrata,
     FittedSubset,
 )
-_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Tail, Aim, Law, Shock, Tilt)}
+_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Shock, Tilt)}
 
 
 def dumps(fitted: Any) -> str:

@@ -102,6 +102,7 @@ class Fitted(eqx.Module):
     reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
     tilts: tuple[Tilt, ...] = ()
     period: int = eqx.field(static=True, default=10)
+    checks: tuple[Row, ...] = eqx.field(static=True, default=())  # of the pilot
 
     def sample(
         self, problem: AbstractProblem, paths: int, seed: int, *, chunk: int = CHUNK, stream: str = "production"
@@ -155,7 +156,7 @@ class Fitted(eqx.Module):
         found: dict[str, Result] = {}
         for i, target in enumerate(targets):
             acc = total(nodes[i])
-            rows, bound = list(checks), 1.0
+            rows, bound = [*self.checks, *checks], 1.0
             if isinstance(target, Probability):
                 bound = one_sided(int(hits[i]), plain, confidence)
                 p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
