@@ -117,10 +117,9 @@ def draw(found):
         if name == PLAIN:
             axes.plot(here.x, here.y, color=color, linewidth=0.9, label=name)
             continue
-        axes.errorbar(
-            here.x[order], here.y[order], 1.96 * here.se[order], fmt=marker, ms=3.2, color=color, linestyle=line, linewidth=0.9, label=name,
-            mfc=color if name == TILT else "none",
-        )  # fmt: skip
+        x, y, bars = here.x[order], here.y[order], 1.96 * here.se[order]
+        fill = color if name == TILT else "none"
+        axes.errorbar(x, y, bars, fmt=marker, ms=3.2, mfc=fill, color=color, linestyle=line, linewidth=0.9, label=name)
     axes.set(xscale="log", yscale="log", xlim=(2e-2, 1e-9), ylim=(1e-3, 3.0))
     axes.set(xlabel="Probability of the event", ylabel=f"Relative standard error of {WORK:,} paths")
     axes.legend(loc="upper left", ncols=2, columnspacing=1.0)

@@ -55,7 +55,7 @@ class Row:
 def _ours(method: Any) -> Method:
     def answer(case: str, seed: int) -> Answer:
         inputs, limit, _ = LIMIT_STATES[case]
-        problem, target = Static(inputs, limit), Probability(0.0)
+        problem, target = Static(inputs=inputs, limit=limit), Probability(0.0)
         fitted = tails.fit(problem, target, method, seed)
         left = max(BUDGET - fitted.tuning_paths, BUDGET // 10)
         result = tails.run(problem, fitted, left // 640 * 640, seed)["probability"]
@@ -71,11 +71,11 @@ def _theirs(build: Callable[[Any, Any], Any]) -> Method:
     sizes: dict[str, int] = {}  # blocks of a stage, by case, set by the first run to what the budget allows
 
     def answer(case: str, seed: int) -> Answer:
-        import openturns as ot
+        import openturns as ot  # pyright: ignore[reportMissingImports]
 
         inputs, limit, _ = LIMIT_STATES[case]
         evaluate = _evaluations(limit)
-        ot.Log.Show(ot.Log.NONE)
+        ot.Log.Show(0)
         ot.RandomGenerator.SetSeed(seed)
         function = ot.PythonFunction(inputs, 1, func_sample=lambda x: evaluate(np.asarray(x))[:, None])
         vector = ot.CompositeRandomVector(function, ot.RandomVector(ot.Normal(inputs)))
@@ -125,7 +125,7 @@ def _kernel(ot: Any, event: Any) -> Any:
 
 METHODS: dict[str, Method] = {
     "ours, tilt": _ours(tails.CrossEntropy(pilot=1_280)),
-    "ours, subset simulation": _ours(tails.Subset(pilot=1_000)),
+    "ours, subset simulation": _ours(tails.Subset(pilot=1_000, replicates=8)),
     "OpenTURNS, subset simulation": _theirs(_subset),
     "OpenTURNS, cross-entropy": _theirs(_entropy),
     "OpenTURNS, kernel densities": _theirs(_kernel),
