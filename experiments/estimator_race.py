@@ -110,7 +110,7 @@ def checks(found):
 
 def draw(found):
     """Relative standard error over the probability, both in logarithms."""
-    figure, (axes,) = style.new_figure(height=3.2)
+    figure, (axes,) = style.new_figure(height=3.6)
     for name, (color, marker, line) in LOOKS.items():
         here = found["error", name]
         order = np.argsort(here.x)
@@ -122,5 +122,5 @@ def draw(found):
         axes.errorbar(x, y, bars, fmt=marker, ms=3.2, mfc=fill, color=color, linestyle=line, linewidth=0.9, label=name)
     axes.set(xscale="log", yscale="log", xlim=(2e-2, 1e-9), ylim=(1e-3, 3.0))
     axes.set(xlabel="Probability of the event", ylabel=f"Relative standard error of {WORK:,} paths")
-    axes.legend(loc="upper left", ncols=2, columnspacing=1.0)
+    figure.legend(loc="outside upper center", ncols=2, columnspacing=1.0)
     return figure

@@ -338,7 +338,14 @@ def figure(
             click.echo(f"{name}: {text}", err=True)
 
         setting = published.Setting(seed, published.PRECISIONS[precision], data, told)
-        verdict = drawn.redraw(one, out) if redraw else drawn.publish(one, out, setting, smoke=smoke)
+        try:
+            verdict = drawn.redraw(one, out) if redraw else drawn.publish(one, out, setting, smoke=smoke)
+        except published.NoDataFile as error:
+            if name != "all":
+                raise
+            click.echo(f"{one.name:<18}{'NO DATA':<9}{error}")
+            found.append(BAD_INPUT)
+            continue
         click.echo(verdict.line())
         for miss in verdict.misses():
             click.echo(miss, err=True)

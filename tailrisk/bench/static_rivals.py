@@ -124,7 +124,7 @@ def _kernel(ot: Any, event: Any) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "ours, tilt": _ours(tails.CrossEntropy(pilot=1_280)),
+    "ours, lobes": _ours(tails.LobeMixture()),
     "ours, subset simulation": _ours(tails.Subset(pilot=1_000, replicates=8)),
     "OpenTURNS, subset simulation": _theirs(_subset),
     "OpenTURNS, cross-entropy": _theirs(_entropy),
