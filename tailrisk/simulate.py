@@ -105,15 +105,13 @@ entry_point: Any = partial(eqx.filter_jit, compiler_options=_OPTIONS)  # pyright
 def batch(
     system: AbstractSystem, keys: Any, paths: Any, record: bool = False, steps_first: bool = False
 ) -> tuple[PyTree, PyTree]:
-    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys`, to be traced.
+    """Outcomes of the paths with the given numbers under the keys of `_streams.noise_keys` or another source, to be traced.
 
     What steps showed is by path and step or, as it is made and without a copy, by step and path.
     """
 
     def one(path: Any) -> tuple[PyTree, PyTree]:
-        def draw(step: Any) -> Noise:
-            return _streams.noise(keys, path, step, system.draws, system.dtype)
-
+        draw = _streams.noise_of(keys, path, system.steps, system.draws, system.dtype)
         state, shown = rollout(system, draw, record)
         return system.outcome(state), shown
 

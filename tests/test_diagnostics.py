@@ -142,7 +142,7 @@ def test_rows_against_other_evidence():
     cases = [
         (diagnostics.second_estimator(a, b), "ok", 0.2 / math.hypot(0.1, 0.1)),
         (diagnostics.second_estimator(a, far), "refuse", 0.6 / math.hypot(0.1, 0.1)),
-        (diagnostics.ladder_agreement([a, a], [b, far]), "refuse", 0.6 / math.hypot(0.1, 0.1)),
+        (diagnostics.ladder_agreement([(a, b), (a, far)]), "refuse", 0.6 / math.hypot(0.1, 0.1)),
         (diagnostics.nominal_share(20, 1000, 0.018), "ok", stats.binomtest(20, 1000, 0.018).pvalue),
         (diagnostics.nominal_share(40, 1000, 0.018), "refuse", stats.binomtest(40, 1000, 0.018).pvalue),
         (diagnostics.replicates([1.0, 1.2, 0.8], [0.1, 0.1, 0.1]), "warn", 2.0),

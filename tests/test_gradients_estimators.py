@@ -49,7 +49,7 @@ def truth():
 
 @pytest.fixture(scope="module")
 def found():
-    return {name: run(LADDER, seed=4) for name, run in UNBIASED.items()}
+    return {name: run(LADDER, seed=6) for name, run in UNBIASED.items()}
 
 
 @pytest.mark.parametrize("name", UNBIASED)
@@ -201,12 +201,12 @@ def test_importance_sampling_changes_the_error_alone(truth):
     "name", ["shift", *(pytest.param(name, marks=pytest.mark.slow) for name in UNBIASED if name != "shift")]
 )
 def test_precision(name, found):
-    single = UNBIASED[name](LADDER, seed=4, dtype=np.float32)
+    single = UNBIASED[name](LADDER, seed=6, dtype=np.float32)
     assert abs(single.estimate[0] - found[name].estimate[0]) < 0.1 * found[name].std_error[0]
 
 
 def test_chunks_do_not_matter(found):
-    other = shift.estimate(LADDER, **(RUN | {"chunk": 1000}), **PILOT, seed=4)
+    other = shift.estimate(LADDER, **(RUN | {"chunk": 1000}), **PILOT, seed=6)
     np.testing.assert_allclose(other.estimate, found["shift"].estimate, rtol=1e-12)
     np.testing.assert_allclose(other.std_error, found["shift"].std_error, rtol=1e-12)
 

@@ -33,7 +33,7 @@ from tailrisk.policy import (
     tune,
 )
 from tailrisk.policy.certificate import upper_bound
-from tailrisk.policy.frontier import front_slopes
+from tailrisk.policy.frontier import front_weights
 
 QUICK = Certification(pilot_paths=65_536, most_paths=262_144, chunk=16_384)
 
@@ -225,7 +225,7 @@ def test_front_slopes_are_exact_for_a_parabola_in_the_logarithm():
     limits = np.array([1.0, 1.5, 3.0, 7.0])
     costs = 3.0 - 2.0 * np.log(limits) + 0.5 * np.log(limits) ** 2
     known = -(-2.0 + np.log(limits)) / limits
-    np.testing.assert_allclose(front_slopes(limits, costs)[1:-1], known[1:-1], rtol=1e-12)
+    np.testing.assert_allclose((front_weights(limits) @ costs)[1:-1], known[1:-1], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tail_problems import GaussianWalk, JumpCascade, Ruin, gaussian_referee, jum
 from tailrisk import tails
 from tailrisk._fields import InputError
 from tailrisk.tails import Controlled, CrossEntropy, Mean, Plain, Probability, Splitting, Tail
+from tailrisk.tails.crossentropy import Round, _Search
 from tailrisk.tails.diagnostics import RefusedEstimateError
 
 SMALL = CrossEntropy(pilot=5_000)  # as tuned as the fast tests can afford; the slow ones use the default
@@ -36,6 +37,23 @@ def test_jump_walk_against_its_density(fitted):
     assert result.gain_over_plain() > 1e3
     assert result.diagnosis.warnings == ()
     assert result.tuning_paths <= 60_000
+
+
+def test_checks_of_the_pilot(fitted):
+    """Every result shows them; weights that are a fifth too large are refused at the levels that plain paths reach too."""
+    result = tails.run(JumpCascade(impact=0.0), fitted, 2_000, seed=2)["probability"]
+    rows = {row.name: row for row in result.diagnosis.rows}
+    assert rows["clipped"].value < 0.05
+    assert 0.0 < rows["ladder"].value < 4.0
+    rng = np.random.default_rng(0)
+    x = rng.normal(1.0, 1.0, 20_000)
+    for wrong, verdict in ((1.0, "ok"), (1.2, "refuse")):
+        search = _Search(SMALL, GaussianWalk(), Probability(4.0), 0)
+        search.plain = [np.random.default_rng(k).normal(0.0, 1.0, 5_000) for k in range(3)]
+        search.levels, search.clipped = [0.5, 1.5, 4.0], 0.2
+        clipped, ladder = search.checks(Round(x, x, wrong * np.exp(0.5 - x), None))
+        assert clipped.verdict == "warn"
+        assert ladder.verdict == verdict
 
 
 def test_referee_against_printed_values():

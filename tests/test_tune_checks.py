@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from policy_problems import SIGMA, Margin, margin_problem
 from scipy import stats
 from test_tune import CONFIG, invoke
 
+from tailrisk.breaker import NoBreaker
 from tailrisk.cli import main
 from tailrisk.figures import format_policy
 from tailrisk.margin import Brackets, VolatilityScaled
 from tailrisk.policy import AbstractSampledModel, Mean, Policy, Probability, Problem, Shortfall, Stream
 from tailrisk.study.baselines import Baselines, rules
+from tailrisk.study.halting import weigh
+from tailrisk.study.replay import relive
 from tailrisk.study.robustness import Robustness, _draws, worst_case
 from tailrisk.study.tune import load
 
@@ -31,6 +35,10 @@ WORLD = '{name="half depth",change={impact={depth={volume=1e5}}}}'
 SURFACE = (
     'tune.surface={rows="breaker.breakers.0.threshold",columns="breaker.breakers.0.length",'
     'row_values=[0.03,0.9],column_values=["10min","20min"],paths=1024}'
+)
+CRASH = (
+    'tune.replay={name="a made-up hour",books=3,change={observed=true,market={kind="Replay",series={kind="PriceArray",'
+    'every="5min",prices=[100,99,97,94,90,85,83,86,88,90,91,92,93]}}}}'
 )
 MEAN = "mean bad_debt"
 
@@ -56,6 +64,7 @@ def found(tmp_path_factory, keep_precision):
         "tune.robustness.paths=1024",
         "tune.baselines.paths=1024",
         SURFACE,
+        CRASH,
         "--out",
         str(out),
     )
@@ -131,6 +140,53 @@ def test_worlds_with_less_depth_have_more_bad_debt(found):
     assert half["estimate"] > panel["base"][MEAN]["estimate"]
     assert half["holds"] == (half["estimate"] <= 5e-5)
     assert panel["share_of_draws"][MEAN]["worst_decile"] > 0.5 * panel["base"][MEAN]["estimate"] / 5e-5
+
+
+def test_impact_and_recovery_are_switched_off(found):
+    policy, *_ = found
+    worlds = {name: row[MEAN]["estimate"] for name, row in policy["robustness"]["worlds"].items()}
+    base = policy["robustness"]["base"][MEAN]["estimate"]
+    assert worlds["impact off"] < base < worlds["recovery off"]
+    assert [row["world"] for row in policy["robustness"]["breaker"]] == ["as tuned", "impact off", "recovery off"]
+
+
+def test_breaker_is_weighed_against_none(keep_precision):
+    """Halts at a fall of 3 %: some are false alarms; without impact none gains on a price without trend."""
+    scenario, said = load(CONFIG)[1].scenario, []
+    policy = Policy({"breaker.breakers.0.threshold": np.asarray(0.03)}, np.zeros(1))
+    tuned, off, never = weigh(scenario, policy, Stream("policy/robustness", 3, 4_096, 1_024), said.append)
+    assert (tuned.world, off.world, never.world) == ("as tuned", "impact off", "recovery off")
+    for row in (tuned, off, never):
+        assert 0.01 < row.false_halts.value < row.halts.value < 1.0
+        assert row.false_halts.std_error < 0.003
+        assert row.forced.value < 0.0  # who is halted is not closed
+    assert off.bad_debt.value >= -3.0 * off.bad_debt.std_error
+    assert off.bad_debt.value > 3.0 * off.bad_debt.std_error  # closing later loses more
+    assert f"{tuned.halts.value:.1%} of paths are halted" in said[0]
+    still = eqx.tree_at(lambda s: s.breaker, scenario, NoBreaker())
+    assert weigh(still, Policy({}, np.zeros(1)), Stream("", 0, 1_024), said.append) == ()
+
+
+def test_a_book_relives_an_event(found):
+    """All draws of the book see one path, a fall by 17 % that closes whom the margins in force leave thin."""
+    policy, _, output = found
+    replay = policy["replay"]
+    assert (replay["event"], replay["missing"], replay["books"]) == ("a made-up hour", None, 3)
+    ours, theirs = replay["rows"]["policy"], replay["rows"]["incumbent"]
+    assert ours["liquidated_share"]["value"] > 0.0
+    assert ours["posted_margin"]["value"] > theirs["posted_margin"]["value"]
+    assert ours["bad_debt"]["value"] < theirs["bad_debt"]["value"]
+    assert "Replay of a made-up hour" in output
+
+
+def test_an_event_without_its_file_is_skipped_and_said(keep_precision):
+    words = (CRASH, "tune.replay.change.market.series={kind='PriceFile',path='nowhere/october.csv'}")
+    table, _, wanted = load(CONFIG, words)
+    said: list[str] = []
+    lived = relive(table, margin_problem(1.0), Policy({}, np.zeros(1)), wanted, said.append)
+    assert said == ["replay: skipped, no file nowhere/october.csv"]
+    assert lived is not None
+    assert (lived.missing, lived.rows) == ("nowhere/october.csv", {})
 
 
 def test_worst_reweighting_has_its_closed_form():
@@ -233,6 +289,7 @@ def test_rules_scale_with_their_number():
             'tune.surface={rows="margin.nothing",columns="breaker",row_values=[1],column_values=[1]}',
             "tune.surface: margin.nothing",
         ),
+        ('tune.replay.change={market={kind="Replya"}}', "tune.replay.change: market: kind"),
         ('tune.surface.rows="breaker.breakers.0.threshold"', "a key and its values"),
         ("tune.frontiers=1", "did you mean 'frontier'"),
     ],

@@ -1,8 +1,14 @@
 """Readers of public archive formats, and series of real prices."""
 
 from . import binance as binance
+from . import bybit as bybit
+from . import freqtrade as freqtrade
+from . import hyperliquid as hyperliquid
+from . import quality as quality
+from . import tardis as tardis
 from .aggregate import bars_of as bars_of
 from .plain import read_plain as read_plain
+from .read import read as read
 from .series import AbstractSeries as AbstractSeries
 from .series import LogReturns as LogReturns
 from .series import PriceArray as PriceArray

@@ -45,22 +45,15 @@ def read_plain(
     for name in given:
         if name not in names and not (name == TAKER_SELL and "taker_buy_volume" in names):
             raise InputError(f"{path}: {kind.__name__} has no field {name!r}{hint(name, names)}")
-    table = _select(read_columns(path), where or {})
+    table = read_columns(path)
+    for name, wanted in (where or {}).items():
+        table = table.only(name, wanted)
     if "time" not in given and not table.has("time"):
         given["time"] = next((name for name in ("open_time", "date", "timestamp") if table.has(name)), "time")
     values = {name: _field(table, name, given.get(name, name), name in _NEEDED[kind]) for name in names}
     if TAKER_SELL in given:
         values["taker_buy_volume"] = values["volume"] - _field(table, TAKER_SELL, given[TAKER_SELL], True)
     return table_of(kind, table, values, symbol=table.symbol())
-
-
-def _select(table: Columns, where: Mapping[str, str]) -> Columns:
-    for name, wanted in where.items():
-        found = table.text(name)
-        if not (found == wanted).any():
-            raise InputError(f"{table.path}: no row has {name} = {wanted!r}{hint(wanted, sorted(set(found.tolist())))}")
-        table = table.keep(found == wanted)
-    return table
 
 
 def _field(table: Columns, name: str, column: str | float, needed: bool) -> np.ndarray:

@@ -1,9 +1,12 @@
 """The page of a tuned policy as Markdown, from `policy.json` and nothing else."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from . import policy_worlds
+from .markdown import estimate, number, table
 
 _VERDICT = {
     "certified": "CERTIFIED",
@@ -32,37 +35,14 @@ def format_policy(policy: dict[str, Any]) -> str:
         _sensitivities(policy),
         _gradients(policy),
         _front(policy),
-        _robustness(policy),
-        _surface(policy),
-        _baselines(policy),
+        policy_worlds.robustness(policy),
+        policy_worlds.halting(policy),
+        policy_worlds.replay(policy),
+        policy_worlds.surface(policy),
+        policy_worlds.baselines(policy),
         _made(policy),
     ]
     return "\n".join(line for part in parts for line in part)
-
-
-def _number(value: Any, digits: int = 4) -> str:
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return "-"
-    return f"{value:.{digits}g}"
-
-
-def _estimate(value: float | None, error: float | None) -> str:
-    return "-" if value is None or error is None else f"{_number(value)} ± {_number(1.96 * error, 2)}"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """A Markdown table whose columns line up in plain text too."""
-    lines = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-
-    def shown(line: list[str]) -> str:
-        first, *others = zip(line, widths, strict=True)
-        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
-
-    yield shown(lines[0])
-    yield "|" + "|".join(("-" * (w + 1) + ":") if k else "-" * (w + 2) for k, w in enumerate(widths)) + "|"
-    yield from map(shown, lines[1:])
-    yield ""
 
 
 def _verdict(policy: dict[str, Any]) -> Iterator[str]:
@@ -75,9 +55,9 @@ def _parameters(policy: dict[str, Any]) -> Iterator[str]:
     rows = [[name, str(value), "-", "-"] for name, value in policy["choice"].items()]
     for name, value in policy["parameters"].items():
         before = policy["before_rounding"][name]
-        shown, exact = (", ".join(_number(v, 6) for v in np.ravel(x)) for x in (value, before))
-        rows.append([name, shown, exact, _number(policy["grid"][name])])
-    yield from _table(["number", "policy", "before rounding", "grid"], rows)
+        shown, exact = (", ".join(number(v, 6) for v in np.ravel(x)) for x in (value, before))
+        rows.append([name, shown, exact, number(policy["grid"][name])])
+    yield from table(["number", "policy", "before rounding", "grid"], rows)
 
 
 def _searches(policy: dict[str, Any]) -> Iterator[str]:
@@ -89,12 +69,12 @@ def _searches(policy: dict[str, Any]) -> Iterator[str]:
         [
             ", ".join(f"{key} = {value}" for key, value in one["choice"].items()) or "-",
             str(one["start"] + 1),
-            _number(one["cost"], 5),
+            number(one["cost"], 5),
             f"{one['violation']:+.1%}",
         ]
         for one in policy["searches"]
     ]
-    yield from _table(["choice", "start", "cost", "worst limit"], rows)
+    yield from table(["choice", "start", "cost", "worst limit"], rows)
 
 
 def _constraints(policy: dict[str, Any]) -> Iterator[str]:
@@ -107,20 +87,20 @@ def _constraints(policy: dict[str, Any]) -> Iterator[str]:
         rows.append(
             [
                 name,
-                _number(row["limit"]),
-                _number(policy["incumbent"][name]["estimate"]),
+                number(row["limit"]),
+                number(policy["incumbent"][name]["estimate"]),
                 "-"
                 if policy["soft"] is None
-                else _estimate(*(policy["soft"][name][k] for k in ("estimate", "std_error"))),
-                f"{_number(tuning['estimate'])} ± {_number(1.96 * tuning['std_error'], 2)}",
-                _number(row["estimate"]),
-                _number(row["upper_bound"]),
-                _number(row["effective_hits"], 3),
+                else estimate(*(policy["soft"][name][k] for k in ("estimate", "std_error"))),
+                f"{number(tuning['estimate'])} ± {number(1.96 * tuning['std_error'], 2)}",
+                number(row["estimate"]),
+                number(row["upper_bound"]),
+                number(row["effective_hits"], 3),
                 "pass" if row["passed"] else row["note"] or "fail",
             ]
         )
     head = ["constraint", "limit", "incumbent", "smooth twin", "tuning paths", "fresh paths", "upper bound", "hits", ""]
-    yield from _table(head, rows)
+    yield from table(head, rows)
 
 
 def _costs(policy: dict[str, Any]) -> Iterator[str]:
@@ -131,10 +111,10 @@ def _costs(policy: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     rows = [
-        [name, _number(price), _number(split["policy"][name], 5), _number(split["incumbent"][name], 5)]
+        [name, number(price), number(split["policy"][name], 5), number(split["incumbent"][name], 5)]
         for name, price in policy["prices"].items()
     ]
-    yield from _table(["part of the cost", "price", "policy", "incumbent"], rows)
+    yield from table(["part of the cost", "price", "policy", "incumbent"], rows)
 
 
 def _prices(policy: dict[str, Any]) -> Iterator[str]:
@@ -144,13 +124,13 @@ def _prices(policy: dict[str, Any]) -> Iterator[str]:
         [
             name,
             "yes" if row["binding"] else "no",
-            _estimate(row["price"], row["std_error"]),
-            _estimate(row["smooth"], row["smooth_error"]),
-            _number(row["along_front"]),
+            estimate(row["price"], row["std_error"]),
+            estimate(row["smooth"], row["smooth_error"]),
+            number(row["along_front"]),
         ]
         for name, row in policy["shadow_prices"].items()
     ]
-    yield from _table(["constraint", "binds", "by multipliers", "smooth twin", "along the front"], rows)
+    yield from table(["constraint", "binds", "by multipliers", "smooth twin", "along the front"], rows)
 
 
 def _conditions(policy: dict[str, Any]) -> Iterator[str]:
@@ -159,7 +139,7 @@ def _conditions(policy: dict[str, Any]) -> Iterator[str]:
         f"Optimality: the projected gradient is {found['residual']:.3%} of the cost per 10 % of the numbers (that of the "
         f"cost alone {found['cost_gradient']:.2%}, sampling noise {found['noise']:.3%}, tolerance {found['tolerance']:.2%})."
     )
-    slack = ", ".join(f"{name} {_number(value, 2)}" for name, value in found["complementarity"].items())
+    slack = ", ".join(f"{name} {number(value, 2)}" for name, value in found["complementarity"].items())
     yield f"Multiplier x slack, share of the cost: {slack}."
     touched = [item["bound"] for item in found["touched"]]
     touched += [label for label in policy["touched_after_rounding"] if label not in touched]
@@ -167,6 +147,21 @@ def _conditions(policy: dict[str, Any]) -> Iterator[str]:
     idle = ", ".join(found["unidentified"])
     yield f"Not identified (moving it by 5 % changes neither the cost nor a limit measurably): {idle or 'none'}."
     yield ""
+    if not found["directions"]:
+        yield "Limits and bounds that bind leave no direction free."
+        yield ""
+        return
+    yield "Directions that limits and bounds leave free (eigenvectors of the reduced Hessian), and what a step of 10 % costs"
+    yield ""
+    rows = [
+        [
+            one["direction"],
+            f"{50.0 * one['curvature']:.3g} ± {98.0 * one['std_error']:.2g} %",
+            "yes" if one["identified"] else "no",
+        ]
+        for one in found["directions"]
+    ]
+    yield from table(["numbers that move together", "share of the cost", "identified"], rows)
 
 
 def _sensitivities(policy: dict[str, Any]) -> Iterator[str]:
@@ -190,7 +185,7 @@ def _sensitivities(policy: dict[str, Any]) -> Iterator[str]:
         [row["number"], row["gradient"], cell(row["cost"], 1e4), *(cell(row[name], 100.0) for name in names)]
         for row in policy["sensitivities"]
     ]
-    yield from _table(["number", "gradient", "cost", *names], rows)
+    yield from table(["number", "gradient", "cost", *names], rows)
 
 
 def _gradients(policy: dict[str, Any]) -> Iterator[str]:
@@ -203,21 +198,22 @@ def _gradients(policy: dict[str, Any]) -> Iterator[str]:
         [
             row["parameter"],
             row["method"],
-            _estimate(row["estimate"], row["std_error"]),
-            _estimate(row["reference"], row["reference_error"]),
-            _number(row["z"], 2),
+            estimate(row["estimate"], row["std_error"]),
+            estimate(row["reference"], row["reference_error"]),
+            number(row["z"], 2),
             "pass" if row["passed"] else "FAIL",
         ]
         for row in policy["gradients"]
     ]
-    yield from _table(["number", "method", "estimate", "differences", "apart", ""], rows)
+    yield from table(["number", "method", "estimate", "differences", "apart", ""], rows)
 
 
 def _front(policy: dict[str, Any]) -> Iterator[str]:
     if not policy["front"]:
         return
     (moderate,) = [p["limit"] for p in policy["front"] if p["cost"] == policy["cost"]["tuning"]][:1]
-    yield "Front: the first-named limit moved, every point searched from its neighbor and certified"
+    yield "Front: one limit moved, every point searched from its neighbor and certified; price by multipliers, slope along the"
+    yield "front; they agree within 5 % or 3 standard errors"
     yield ""
     rows = []
     for point in policy["front"]:
@@ -225,92 +221,30 @@ def _front(policy: dict[str, Any]) -> Iterator[str]:
         rows.append(
             [
                 f"x {factor:.3g} {_VARIANTS.get(round(factor, 6), '')}".strip(),
-                _number(point["limit"]),
-                _number(point["cost_before_rounding"], 5),
-                _number(point["cost"], 5),
-                _number(point["fresh"]),
-                _number(point["upper_bound"]),
+                number(point["limit"]),
+                number(point["cost_before_rounding"], 5),
+                number(point["cost"], 5),
+                number(point["fresh"]),
+                number(point["upper_bound"]),
                 point["certificate"].replace("_", " "),
-                _estimate(point["price"], point["price_error"]),
-                _number(point["slope"]),
+                estimate(point["price"], point["price_error"]),
+                estimate(point["slope"], point["slope_error"]),
+                {True: "yes", False: "NO", None: "-"}[point["agree"]],
             ]
         )
-    head = ["target", "limit", "cost", "on the grid", "fresh paths", "upper bound", "certificate", "price", "slope"]
-    yield from _table(head, rows)
-
-
-def _robustness(policy: dict[str, Any]) -> Iterator[str]:
-    panel = policy["robustness"]
-    if panel is None:
-        return
-    names = list(policy["fresh"])
-    limits = {name: policy["fresh"][name]["limit"] for name in names}
-    yield f"Robustness: constraint / limit on {panel['paths']:,} paths in worlds the policy was not tuned for"
-    yield ""
-
-    def shown(judged: dict[str, Any]) -> list[str]:
-        return [f"{judged[n]['estimate'] / limits[n]:.2f}" + ("" if judged[n]["holds"] else " !") for n in names]
-
-    rows = [["as tuned", *shown(panel["base"])]]
-    if panel["draws"]:
-        share = panel["share_of_draws"]
-        rows.append([f"{panel['draws']} draws: share that hold", *(f"{share[n]['holds']:.0%}" for n in names)])
-        rows.append(["worst draw in ten", *(f"{share[n]['worst_decile']:.2f}" for n in names)])
-    rows += [[world, *shown(judged)] for world, judged in panel["worlds"].items()]
-    yield from _table(["world", *names], rows)
-
-
-def _surface(policy: dict[str, Any]) -> Iterator[str]:
-    surface = policy["surface"]
-    if surface is None:
-        return
-    name = next(iter(policy["fresh"]))
-    limit = policy["fresh"][name]["limit"]
-    yield (
-        f"{surface['rows']} by {surface['columns']} on {surface['paths']:,} common paths: {name} less the policy's in % of the "
-        "limit / cost less the policy's in basis points of the book (± 1.96 s.e.)"
-    )
-    yield ""
-    columns = list(dict.fromkeys(str(cell["column"]) for cell in surface["cells"]))
-    cells = {(str(cell["row"]), str(cell["column"])): cell for cell in surface["cells"]}
-
-    def shown(cell: dict[str, Any]) -> str:
-        risk, cost = cell[name], (1e4 * cell["cost"], 1.96e4 * cell["cost_error"])
-        parts = (100.0 * risk["apart"] / limit, 196.0 * risk["std_error"] / limit, *cost)
-        return "{:+.3g} ± {:.2g} / {:+.3g} ± {:.2g}".format(*parts)
-
-    rows = dict.fromkeys(row for row, _ in cells)
-    yield from _table(["", *columns], ([row, *(shown(cells[row, column]) for column in columns)] for row in rows))
-
-
-def _baselines(policy: dict[str, Any]) -> Iterator[str]:
-    table = policy["baselines"]
-    if table is None:
-        return
-    names = list(policy["fresh"])
-    yield (
-        f"Margin rules on {table['paths']:,} common paths. Difference: bad debt at equal cost, cost at equal risk, rule less "
-        "policy in basis points of the book, 95 % paired"
-    )
-    yield ""
-    rows = []
-    for row in table["rules"]:
-        if "note" in row:
-            rows.append([row["rule"], row["equal"], "-", "-", *("-" for _ in names), "-", row["note"]])
-            continue
-        apart, (low, high) = row["apart"], row["apart95"]  # null for what stands on its own
-        rows.append(
-            [
-                row["rule"],
-                row["equal"],
-                _number(row["scale"], 3),
-                f"{row['cost']:.5g}",
-                *(_number(row[n]) for n in names),
-                f"{row['peak_to_trough']:.2f}",
-                "-" if apart is None else f"{1e4 * apart:.3g} ({1e4 * low:.3g} to {1e4 * high:.3g})",
-            ]
-        )
-    yield from _table(["rule", "equal", "scale", "cost", *names, "peak/trough", "difference"], rows)
+    head = [
+        "target",
+        "limit",
+        "cost",
+        "on the grid",
+        "fresh paths",
+        "upper bound",
+        "certificate",
+        "price",
+        "slope",
+        "agree",
+    ]
+    yield from table(head, rows)
 
 
 def _made(policy: dict[str, Any]) -> Iterator[str]:

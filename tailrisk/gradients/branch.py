@@ -173,9 +173,9 @@ class Branching:
     def branches(self, pool: Pool, family: int) -> tuple[np.ndarray, np.ndarray]:
         """Per branch: what it is worth (a row per parameter, and as such), and its cell."""
         cell = pool.cell[family]
-        mass = pool.mass[family].astype(np.float64)
-        omega = mass * self.factor[family][cell]
-        omega = np.where(mass > 0.0, omega + _FLOOR * omega.mean(), 0.0)
+        omega = self.factor[family].take(cell)
+        omega *= pool.mass[family]
+        omega += (_FLOOR * omega.mean()) * (pool.mass[family] > 0.0)
         uniform = float(_streams.uniforms(self.select_key, pool.first, family, 1, self.walk.dtype)[0])
         step, row, scale = select(omega, self.count, uniform)
 
@@ -277,7 +277,7 @@ def estimate(
     functional: AbstractFunctional | None = None,
     pilot_paths: int = 32_768,
     paths_per_branch: int | None = None,
-    chunk: int = 1_024,
+    chunk: int = 256,
     dtype: Any = None,
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.
@@ -285,9 +285,10 @@ def estimate(
     Parameters of the law of the walk may be asked for beside them: their scores ride on the same paths.
 
     A batch is one pool, and all its states are held: about 100 bytes for every path and step. `chunk`: branches that run
-    together, from the earliest of their steps on. `pilot_paths`: paths, in whole pools that are not reported, from which
-    the choice of steps is refined; with 0 it goes by their masses alone. `paths_per_branch`: paths of a pool for each branch
-    and kind of threshold, by default 4, because most of the error is that of the paths, or 1 with a breaker.
+    together, from the earliest of their steps on; sorted by step, few of them have least to wait for. `pilot_paths`: paths, in
+    whole pools that are not reported, from which the choice of steps is refined; with 0 it goes by their masses alone.
+    `paths_per_branch`: paths of a pool for each branch and kind of threshold, by default 4, because most of the error is that
+    of the paths, or 1 with a breaker.
 
     **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """

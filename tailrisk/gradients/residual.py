@@ -62,7 +62,7 @@ def estimate(
     share: int = 16,
     pilot_paths: int = 65_536,
     chunk: int = 16_384,
-    branch_chunk: int = 1_024,
+    branch_chunk: int = 256,
     dtype: Any = None,
 ) -> Gradient:
     """Derivatives in what moves thresholds apart, unbiased, no breaker.

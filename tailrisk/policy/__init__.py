@@ -7,11 +7,14 @@ from .constraints import AbstractConstraint as AbstractConstraint
 from .constraints import Mean as Mean
 from .constraints import Probability as Probability
 from .constraints import Shortfall as Shortfall
+from .curvature import Curvature as Curvature
+from .curvature import curvature as curvature
 from .frontier import FrontPoint as FrontPoint
 from .frontier import frontier as frontier
 from .lagrangian import AugmentedLagrangian as AugmentedLagrangian
 from .lagrangian import Tuned as Tuned
 from .lagrangian import tune as tune
+from .polish import polish as polish
 from .problem import AbstractSampledModel as AbstractSampledModel
 from .problem import Policy as Policy
 from .problem import Problem as Problem

@@ -55,17 +55,20 @@ def frontier(
         else:
             refined = refine(here, tuned.parameters, tuned.stream, refinement)
         parts.append((limit, tuned, refined, certify(here, refined.policy, seed=seed, method=certification)))
-    slopes = front_slopes(np.asarray(limits, float), np.array([part[1].evaluation.cost for part in parts]))
+    slopes = front_weights(np.asarray(limits, float)) @ np.array([part[1].evaluation.cost for part in parts])
     return [
         FrontPoint(limit, tuned, refined, certificate, float(tuned.shadow_prices[constraint]), float(slope))
         for (limit, tuned, refined, certificate), slope in zip(parts, slopes, strict=True)
     ]
 
 
-def front_slopes(limits: Float[np.ndarray, " points"], costs: Float[np.ndarray, " points"]) -> np.ndarray:
-    """-dC/dlimit at inner points by three-point differences in the logarithm of the limit; `nan` at the ends."""
-    x = np.log(limits)
-    before, after = np.diff(x)[:-1], np.diff(x)[1:]
-    low, high = np.diff(costs)[:-1] / before, np.diff(costs)[1:] / after
-    inner = -(after * low + before * high) / (before + after) / limits[1:-1]
-    return np.concatenate([[np.nan], inner, [np.nan]])
+def front_weights(limits: Float[np.ndarray, " points"]) -> Float[np.ndarray, "points points"]:
+    """What -dC/dlimit at every point takes of the costs: three-point differences in log limit; `nan` at the ends."""
+    x, n = np.log(limits), len(limits)
+    out = np.zeros((n, n))
+    out[[0, -1]] = np.nan
+    for k in range(1, n - 1):
+        before, after = x[k] - x[k - 1], x[k + 1] - x[k]
+        low, high = after / (before * (before + after)), before / (after * (before + after))
+        out[k, k - 1 : k + 2] = np.array([low, high - low, -high]) / limits[k]
+    return out

@@ -71,7 +71,8 @@ class TrustRegion:
 class Refined:
     """A policy on its grid, judged by the deciding model on the tuning paths.
 
-    `violation` is the largest upper bound over its limit (less the room), minus one: positive if a bound is missed.
+    `violation` is the largest upper bound over its limit (less the room), minus one: positive if a bound is missed. `room`
+    is the share of every limit that was left for the bound of a certificate.
     `optimum` and `at_optimum` are the policy before rounding and its judgement.
     """
 
@@ -82,6 +83,7 @@ class Refined:
     evaluations: int
     optimum: Policy
     at_optimum: Judgement
+    room: float
 
 
 class Trials:
@@ -183,5 +185,5 @@ def settle(
     bounds = judged.value + z * judged.std_error
     optimum = Policy(plain, before.levels)
     return Refined(
-        Policy(parameters, judged.levels), judged, bounds, float(violation), evaluations + 2, optimum, before
+        Policy(parameters, judged.levels), judged, bounds, float(violation), evaluations + 2, optimum, before, room
     )

@@ -60,7 +60,7 @@ def stationarity(
     over = (judged.value + z * judged.std_error) / limits - 1.0
     cost, movable = abs(judged.cost) or 1.0, np.isfinite(slopes.cost)
     binding = over >= -_BINDING
-    walls = _walls(rows(problem.variables, parameters), parameters, slopes)
+    touched = walls(rows(problem.variables, parameters), parameters, slopes)
     rng = np.random.default_rng(0)
 
     def solved(noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -70,7 +70,7 @@ def stationarity(
 
         pull = shaken(slopes.cost, slopes.cost_error) / cost
         forces = shaken(slopes.bound, slopes.value_error)[binding] / limits[binding, None]
-        sides = np.concatenate([forces, -np.array([wall for _, wall in walls]).reshape(-1, pull.size)])
+        sides = np.concatenate([forces, -np.array([wall for _, wall in touched]).reshape(-1, pull.size)])
         if not len(sides):
             return np.zeros(0), np.zeros(0), pull
         scale = np.linalg.norm(sides, axis=1)
@@ -99,20 +99,23 @@ def stationarity(
         float(np.sqrt(np.mean(np.sum(apart**2, axis=1)))),
         float(np.linalg.norm(np.nan_to_num(slopes.cost))) / cost,
         slack,
-        tuple((label, float(mu)) for (label, _), mu in zip(walls, wall_force, strict=True)),
+        tuple((label, float(mu)) for (label, _), mu in zip(touched, wall_force, strict=True)),
         tuple(entry for entry, can, does in zip(slopes.entries, movable, moves, strict=True) if can and not does),
     )
 
 
-def _walls(all_rows: list[Row], parameters: Mapping[str, Any], slopes: Slopes) -> list[tuple[str, np.ndarray]]:
-    """Labels and gradients per 10 % of the bounds and orders that are touched."""
-    place = {entry: j for j, entry in enumerate(slopes.entries)}
-    size = np.array([abs(float(np.reshape(parameters[name], -1)[k])) for name, k in slopes.entries])
-    out = []
-    for row in all_rows:
-        normal = np.zeros(size.size)
+def normals(all_rows: list[Row], parameters: Mapping[str, Any], entries: tuple[tuple[str, int], ...]) -> np.ndarray:
+    """Gradients of the slacks of bounds and orders per 10 % of each number, a row each."""
+    place = {entry: j for j, entry in enumerate(entries)}
+    size = [abs(float(np.reshape(parameters[name], -1)[k])) for name, k in entries]
+    out = np.zeros((len(all_rows), len(entries)))
+    for gradient, row in zip(out, all_rows, strict=True):
         for name, k, coefficient in row.terms:
-            normal[place[name, k]] += coefficient
-        if row.slack <= _TOUCHED * float((np.abs(normal) * size).max()):
-            out.append((row.label, STEP * normal * size))
+            gradient[place[name, k]] += STEP * coefficient * size[place[name, k]]
     return out
+
+
+def walls(all_rows: list[Row], parameters: Mapping[str, Any], slopes: Slopes) -> list[tuple[str, np.ndarray]]:
+    """Labels and gradients per 10 % of the bounds and orders that are touched."""
+    pairs = zip(all_rows, normals(all_rows, parameters, slopes.entries), strict=True)
+    return [(row.label, normal) for row, normal in pairs if row.slack <= _TOUCHED / STEP * np.abs(normal).max()]

@@ -17,12 +17,16 @@ from ..policy import (
     Stream,
     TrustRegion,
     differences,
+    polish,
     refine,
     stationarity,
 )
-from ..policy.frontier import front_slopes
+from ..policy.frontier import front_weights
+from ..policy.problem import outcomes
+from ..policy.sensitivity import contributions
 
 Z, ROOM = 1.645, 0.03
+_APART, _DEVIATIONS = 0.05, 3.0  # what a price and a slope may differ by: share, standard errors
 
 
 class Front(eqx.Module):
@@ -34,14 +38,27 @@ class Front(eqx.Module):
 
 
 class Target(NamedTuple):
-    """One target of the front. `price` is -dC/dlimit by multipliers, `slope` by differences along the front (nan at ends)."""
+    """One target of the front: `searched` with the room that all targets share, `refined` with what its certificate took.
+
+    `price` is -dC/dlimit by multipliers, `slope` by differences along the front (nan at the ends), with standard errors.
+    """
 
     limit: float
+    searched: Refined
     refined: Refined
     certificate: Certificate
     price: float
     price_error: float
     slope: float
+    slope_error: float
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether price and slope are within 5 % or 3 standard errors of each other."""
+        if not np.isfinite(self.slope):
+            return None
+        error = float(np.hypot(self.price_error, self.slope_error))
+        return bool(abs(self.price - self.slope) <= max(_APART * abs(self.slope), _DEVIATIONS * error))
 
 
 Certified = Callable[[Problem, Refined, int], tuple[Certificate, Refined]]
@@ -56,9 +73,8 @@ def certification(wanted: Any) -> Certification:
 
 def trace(
     problem: Problem,
-    refined: Refined,
-    certificate: Certificate,
-    optimal: Stationarity,
+    searched: Refined,
+    certified_one: tuple[Certificate, Refined],
     stream: Stream,
     wanted: Any,
     certified: Certified,
@@ -66,42 +82,72 @@ def trace(
 ) -> tuple[Target, ...]:
     """Targets from the strictest to the loosest, each searched from its neighbor, outwards from the policy that is known.
 
-    The slope is that of the cost before rounding, in which a grid of rates would drown it.
+    The slope is that of the cost before rounding, in which a grid of rates would drown it, and before a certificate that
+    failed takes more room.
     """
     front, which = wanted.frontier, wanted.frontier.constraint
     factors = sorted({*np.asarray(front.factors, float).tolist(), 1.0}) if front.factors.size else []
     if len(factors) < 2:
         return ()
     limit = float(problem.constraints[which].limit)
-    found: dict[float, tuple[Any, ...]] = {1.0: (problem, refined, certificate)}
+    found: dict[float, tuple[Any, ...]] = {1.0: (problem, searched, *certified_one)}
     middle = factors.index(1.0)
+    method = TrustRegion(z=Z, room=ROOM, shares=(1.0,), evaluations=front.evaluations, radius=1.0, shrink=0.02)
     for order in (factors[middle + 1 :], factors[:middle][::-1]):
-        before = refined
+        before = searched
         for factor in order:
             began = time.monotonic()
             here = eqx.tree_at(lambda p: p.constraints[which].limit, problem, np.asarray(factor * limit))
-            method = TrustRegion(z=Z, room=ROOM, shares=(1.0,), evaluations=front.evaluations, radius=1.0, shrink=0.02)
-            before = refine(here, before.optimum.parameters, stream, method)
+            coarse = refine(here, before.optimum.parameters, stream, method)
+            fine = polish(here, coarse.optimum.parameters, stream, z=Z, room=ROOM)
+            before = min(coarse, fine, key=lambda one: (max(one.violation, 0.0), one.at_optimum.cost))
             seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
-            judged, before = certified(here, before, seed)
-            found[factor] = here, before, judged
+            found[factor] = here, before, *certified(here, before, seed)
             report(
                 f"front: limit x {factor:g}: cost {before.at_optimum.cost:.5g}, {found[factor][2].status}, "
                 f"{time.monotonic() - began:.0f} s"
             )
-    costs = np.array([found[factor][1].at_optimum.cost for factor in factors])
-    slopes = np.full(len(factors), np.nan)
-    if len(factors) > 2:
-        slopes = front_slopes(limit * np.array(factors), costs)
-    targets = []
-    for factor, slope in zip(factors, slopes, strict=True):
-        here, point, judged = found[factor]
-        known = optimal if factor == 1.0 else _conditions(here, point, stream) if np.isfinite(slope) else None
-        price, error = (np.nan, np.nan) if known is None else (known.prices[which], known.price_errors[which])
-        targets.append(Target(factor * limit, point, judged, float(price), float(error), float(slope)))
-    return tuple(targets)
+    points = [found[factor] for factor in factors]
+    known = [_conditions(here, point, stream) for here, point, _, _ in points]
+    slopes, errors = _slopes(points, known, which, stream)
+    return tuple(
+        Target(
+            factor * limit,
+            point,
+            refined,
+            certificate,
+            float(optimal.prices[which]),
+            float(optimal.price_errors[which]),
+            float(slope),
+            float(error),
+        )
+        for factor, (_, point, certificate, refined), optimal, slope, error in zip(
+            factors, points, known, slopes, errors, strict=True
+        )
+    )
 
 
 def _conditions(problem: Problem, refined: Refined, stream: Stream) -> Stationarity:
     slopes = differences(problem, refined.optimum, stream, z=Z)
     return stationarity(problem, refined.optimum.parameters, refined.at_optimum, slopes, z=Z, room=ROOM)
+
+
+def _slopes(
+    points: list[tuple[Any, ...]], known: list[Stationarity], which: int, stream: Stream
+) -> tuple[np.ndarray, np.ndarray]:
+    """-dC/dlimit along the front, with standard errors.
+
+    To first order another sample moves the least cost by what it moves the Lagrangian at the optimum (Shapiro, Dentcheva and
+    Ruszczynski 2009, theorem 5.7), so the paths of all optima, which are common, say how far a difference of costs is off.
+    """
+    limits = np.array([float(here.constraints[which].limit) for here, *_ in points])
+    if len(points) < 3:
+        return np.full(len(points), np.nan), np.full(len(points), np.nan)
+    costs = np.array([point.at_optimum.cost for _, point, *_ in points])
+    felt = []
+    for (here, point, *_), optimal in zip(points, known, strict=True):
+        drawn = outcomes(here, point.optimum.parameters, stream)
+        cost, carried = contributions(here, drawn, point.optimum.levels)
+        felt.append(cost + optimal.prices / (1.0 - ROOM) @ carried)
+    weights = front_weights(limits)
+    return weights @ costs, (weights @ np.array(felt)).std(axis=1, ddof=1) / np.sqrt(stream.paths)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from ..leaves import with_parameters
-from ..policy import Slopes
+from ..policy import Curvature, Slopes
 from ..policy.problem import Judgement
 from ..policy.variables import Row, rows
-from . import baselines, robustness, surface
+from . import baselines, replay, robustness, surface
 from .folder import write_atomic, write_json
 from .run import Study, commit, package_version, resolved
 from .tune import Outcome
@@ -89,6 +89,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "complementarity": dict(zip(names, optimal.complementarity, strict=True)),
             "touched": [{"bound": label, "multiplier": force} for label, force in optimal.touched],
             "unidentified": [entry_name(*entry) for entry in optimal.unidentified],
+            "directions": _directions(outcome.audit.bend),
         },
         "sensitivities": _sensitivities(outcome, names),
         "gradients": [row._asdict() for row in outcome.gradients],
@@ -114,6 +115,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "front": _front(outcome),
         "robustness": None if outcome.panel is None else robustness.as_json(outcome.panel, limits),
         "surface": surface.as_json(outcome.surface, wanted.surface, names),
+        "replay": replay.as_json(outcome.replayed),
         "baselines": baselines.as_json(outcome.rivals, problem, wanted.baselines) if outcome.rivals else None,
     }
 
@@ -130,6 +132,16 @@ def _soft(outcome: Outcome, names: list[str]) -> dict[str, Any] | None:
 def entry_name(name: str, place: int) -> str:
     """How one number of a policy is called."""
     return f"{name}[{place}]"
+
+
+def _directions(bend: Curvature) -> list[dict[str, Any]]:
+    """What is free to move where limits, bounds and orders bind, the flattest first; costs as shares of the cost."""
+    return [
+        {"direction": bend.words(j), "curvature": value, "std_error": error, "identified": known}
+        for j, (value, error, known) in enumerate(
+            zip(bend.eigenvalues.tolist(), bend.errors.tolist(), bend.identified, strict=True)
+        )
+    ]
 
 
 def _touched(all_rows: list[Row]) -> list[str]:
@@ -195,7 +207,8 @@ def _front(outcome: Outcome) -> list[dict[str, Any]]:
         {
             "limit": target.limit,
             "cost": target.refined.judged.cost,
-            "cost_before_rounding": target.refined.at_optimum.cost,
+            "cost_before_rounding": target.searched.at_optimum.cost,
+            "room": target.refined.room,
             "estimate": float(target.refined.judged.value[constraint]),
             "fresh": target.certificate.attempts[-1].lines[constraint].estimate,
             "upper_bound": target.certificate.attempts[-1].lines[constraint].upper_bound,
@@ -205,6 +218,8 @@ def _front(outcome: Outcome) -> list[dict[str, Any]]:
             "price": target.price,
             "price_error": target.price_error,
             "slope": target.slope,
+            "slope_error": target.slope_error,
+            "agree": target.agree,
         }
         for target in outcome.front
     ]

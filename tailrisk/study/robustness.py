@@ -16,7 +16,9 @@ from ..policy import Policy, Probability, Problem, Shortfall, Stream
 from ..policy.constraints import upper_quantile
 from ..policy.problem import Judgement, checked, judge, mean_cost, outcomes
 from ..scenario import Scenario
+from . import halting
 from .config import ConfigError, merge
+from .halting import Halting, switched_off, weigh
 from .run import from_table
 from .venue import LANES, HardVenue, Held
 
@@ -62,6 +64,7 @@ class Panel(NamedTuple):
     base: Judgement
     draws: Float[np.ndarray, "draws constraints"]
     worlds: tuple[tuple[str, Judgement], ...]
+    breaker: tuple[Halting, ...]
     paths: int
 
     @property
@@ -98,15 +101,17 @@ def examine(
     drawn = [seen(world).value / limits for world in _draws(scenario, panel, wanted.seed)]
     report(f"robustness: {panel.draws} draws of {panel.paths:,} paths, {time.monotonic() - began:.0f} s")
     worlds = []
-    for world in panel.worlds:
+    others = ((world.name, world_of(table, world)) for world in panel.worlds)
+    for name, world in (*others, *switched_off(scenario)):
         began = time.monotonic()
-        worlds.append((world.name, seen(world_of(table, world))))
-        report(f"robustness: {world.name}, {time.monotonic() - began:.0f} s")
+        worlds.append((name, seen(world)))
+        report(f"robustness: {name}, {time.monotonic() - began:.0f} s")
     times = float(panel.likelihood)
     if times > 1.0:
         worlds.append((f"any path up to {times:g} times as likely", worst_case(problem, policy, stream, times)))
     names = tuple(constraint.name for constraint in problem.constraints)
-    return Panel(names, seen(scenario), np.array(drawn).reshape(-1, limits.size), tuple(worlds), panel.paths)
+    breaker = weigh(scenario, policy, stream, report)
+    return Panel(names, seen(scenario), np.array(drawn).reshape(-1, limits.size), tuple(worlds), breaker, panel.paths)
 
 
 def worst_case(problem: Problem, policy: Policy, stream: Stream, times: float) -> Judgement:
@@ -182,4 +187,5 @@ def as_json(panel: Panel, limits: Mapping[str, float]) -> dict[str, Any]:
         "draws": len(panel.draws),
         "share_of_draws": {name: {"holds": share, "worst_decile": worst} for name, share, worst in rows},
         "worlds": {name: row(judged) for name, judged in panel.worlds},
+        "breaker": halting.as_json(panel.breaker),
     }

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _streams
-from .._fields import Real, count, real, to_real
-from ..gradients import AuditRow, audit
-from ..leaves import current, with_parameters
+from .._fields import InputError, Real, count, problems, real, to_real
+from ..gradients import AuditRow
+from ..leaves import current
 from ..policy import (
     AbstractConstraint,
     AbstractVariable,
@@ -28,36 +28,33 @@ from ..policy import (
     Certificate,
     Problem,
     Refined,
-    Slopes,
-    Stationarity,
     Stream,
     TrustRegion,
     Tuned,
     certify,
-    differences,
-    pathwise,
+    polish,
     refine,
     restore,
-    stationarity,
     tune,
 )
 from ..policy.lagrangian import ROOT
 from ..policy.problem import Judgement, checked, judgement, outcomes
-from ..policy.sensitivity import entries
 from ..policy.variables import sizes
 from ..policy.variables import values as values_of
 from ..scenario import Scenario
 from .baselines import Baselines, Rival, compare, twin_of
 from .config import ConfigError, apply_override, read_toml, structure
+from .derivatives import Audit, derivatives, estimators
 from .front import Front, Target, certification, trace
+from .replay import Replay, Replayed, event_of, relive
 from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
 from .surface import Cell, Surface, cell_of, scan
 from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
-AUDIT = "policy/audit"
 Z, ROOM = 1.645, 0.03  # of the bounds that are constrained, in every search
+LOSSES = {"bad_debt", "uncovered_debt", "beyond_fund"}
 Report = Callable[[str], None]
 
 
@@ -83,29 +80,31 @@ class Tune(eqx.Module):
     robustness: Robustness = eqx.field(default_factory=Robustness)
     baselines: Baselines = eqx.field(default_factory=Baselines)
     surface: Surface = eqx.field(default_factory=Surface)
+    replay: Replay = eqx.field(default_factory=Replay)
 
     def check(self) -> Iterator[tuple[str, str]]:
         known = ", ".join(OUTCOMES)
         for i, constraint in enumerate(self.constraints):
             if constraint.outcome not in OUTCOMES:
                 yield f"constraints[{i}].outcome", f"{constraint.outcome!r} is no outcome; known: {known}"
-        for name in self.cost:
+        for name in ("variables", "constraints", "cost"):
+            if not getattr(self, name):
+                yield name, "is empty; say what is decided, what must hold and what it costs"
+        for name, price in self.cost.items():
             if name not in OUTCOMES:
                 yield "cost", f"{name!r} is no outcome; known: {known}"
-        if self.frontier.factors.size and self.frontier.constraint >= len(self.constraints):
+            elif not float(price) > 0.0:
+                yield "cost", f"{name} = {float(price):g}: expected a price > 0"
+        if self.cost and set(self.cost) <= LOSSES:
+            yield (
+                "cost",
+                "prices losses alone, which a margin that closes everybody makes small; price posted_margin too",
+            )
+        if self.constraints and self.frontier.factors.size and self.frontier.constraint >= len(self.constraints):
             yield (
                 "frontier.constraint",
                 f"is {self.frontier.constraint}, there are {len(self.constraints)}; count from 0",
             )
-
-
-class Audit(NamedTuple):
-    """Derivatives at the optimum: of the deciding model by differences, of its smooth twin by gradients (or None)."""
-
-    hard: Slopes
-    smooth: Slopes | None
-    optimal: Stationarity
-    smooth_optimal: Stationarity | None
 
 
 class Search(NamedTuple):
@@ -145,6 +144,7 @@ class Outcome(NamedTuple):
     panel: Panel | None
     rivals: tuple[Rival, ...]
     surface: tuple[Cell, ...]
+    replayed: Replayed | None
     gradients: tuple[AuditRow, ...]
     seconds: float
     processor_seconds: float
@@ -174,6 +174,14 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
         world_of(table, world)
     for row, column in itertools.product(wanted.surface.row_values, wanted.surface.column_values):
         cell_of(table, wanted.surface, row, column)
+    for choice in combinations(wanted.choices):
+        try:
+            scenario = from_table(_merged(table, choice)).scenario
+        except InputError as error:
+            raise ConfigError(f"tune.choices: {choice}: {error}") from None
+        if wrong := list(problems(_problem(scenario, wanted))):
+            raise ConfigError("\n".join(f"tune.{text}" for text in wrong))
+    event_of(table, wanted.replay)
     if wanted.baselines.paths:
         twin_of(table, wanted.baselines)
     return table, study, wanted
@@ -196,13 +204,13 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     )
     best = min(searches, key=lambda one: _rank(one.refined))
     scenario, problem, choice = best.scenario, best.problem, best.choice
-    refined = _refined(problem, best.refined, whole, wanted, ROOM, report)
+    searched = _refined(problem, best.refined, whole, wanted, ROOM, report)
 
     def certified(here: Problem, found: Refined, seed: int) -> tuple[Certificate, Refined]:
         return _certified(here, found, whole, wanted, seed, report)
 
-    certificate, refined = certified(problem, refined, wanted.seed)
-    checks = _audit(problem, refined, whole, wanted, report)
+    certificate, refined = certified(problem, searched, wanted.seed)
+    checks = derivatives(problem, refined, whole, wanted, report)
     status = _status(refined, checks, float(wanted.tolerance))
     report(f"search: {status}")
     stream = Stream(BASELINE, wanted.seed, wanted.paths, whole.chunk)
@@ -210,13 +218,14 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     (incumbent, incumbent_split), (policy, split) = (
         _split(problem, values, stream) for values in (held, refined.policy.parameters)
     )
-    front, panel, rivals, surface, gradients = (), None, (), (), ()
+    front, panel, rivals, surface, replayed, gradients = (), None, (), (), None, ()
     if status != "not_finite":
-        front = trace(problem, refined, certificate, checks.optimal, whole, wanted, certified, report)
+        front = trace(problem, searched, (certificate, refined), whole, wanted, certified, report)
         panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
         rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
         surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
-        gradients = _gradients(scenario, refined, wanted, report)
+        replayed = relive(_merged(table, choice), problem, refined.policy, wanted, report)
+        gradients = estimators(scenario, refined, wanted, report)
     return Outcome(
         status=status,
         wanted=wanted,
@@ -236,6 +245,7 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
         panel=panel,
         rivals=rivals,
         surface=surface,
+        replayed=replayed,
         gradients=gradients,
         seconds=time.monotonic() - began,
         processor_seconds=time.process_time() - worked,
@@ -274,17 +284,22 @@ def _chosen(table: dict[str, Any], choice: dict[str, Any]) -> Scenario:
     return study.scenario
 
 
-def _search(
-    scenario: Scenario, choice: dict[str, Any], number: int, wanted: Tune, stream: Stream, report: Report
-) -> Search:
-    """The coarse stage: gradients on the smooth twin if asked, then a wide trust region on few paths."""
-    problem = Problem(
+def _problem(scenario: Scenario, wanted: Tune) -> Problem:
+    """What is tuned in a scenario: its smooth twin for gradients, the scenario as it stands for judging."""
+    return Problem(
         model=SmoothVenue.of(scenario),
         variables=wanted.variables,
         cost=wanted.cost,
         constraints=wanted.constraints,
         hard=HardVenue(Held(scenario)),
     )
+
+
+def _search(
+    scenario: Scenario, choice: dict[str, Any], number: int, wanted: Tune, stream: Stream, report: Report
+) -> Search:
+    """The coarse stage: gradients on the smooth twin if asked, then a wide trust region on few paths."""
+    problem = _problem(scenario, wanted)
     said = ", ".join([*(f"{key} = {value}" for key, value in choice.items()), f"start {number + 1}"])
     start, tuned = _start(wanted, number), None
     if wanted.smooth_paths:
@@ -315,7 +330,7 @@ def _start(wanted: Tune, number: int) -> dict[str, Any]:
 
 
 def _refined(problem: Problem, before: Refined, stream: Stream, wanted: Tune, room: float, report: Report) -> Refined:
-    """The fine stage from an earlier optimum; if nothing holds, the least violation and then the cost once more."""
+    """The fine stage from an earlier optimum, polished; if nothing holds, the least violation and then the cost once more."""
     began = time.monotonic()
     method = TrustRegion(shares=(1.0,), evaluations=wanted.evaluations, radius=0.5, shrink=0.02, room=room)
     found = refine(problem, before.optimum.parameters, stream, method)
@@ -328,6 +343,8 @@ def _refined(problem: Problem, before: Refined, stream: Stream, wanted: Tune, ro
             again = refine(problem, least.optimum.parameters, stream, method)
             least, spent = min(least, again, key=_rank), spent + again.evaluations
         found = min(found, least, key=_rank)
+    polished = polish(problem, found.optimum.parameters, stream, z=Z, room=room)
+    found, spent = min(found, polished, key=_rank), spent + polished.evaluations
     report(
         f"refined: {spent} evaluations of {stream.paths:,} paths, cost {found.judged.cost:.5g} on its grid, worst limit "
         f"{found.violation:+.1%}, {time.monotonic() - began:.0f} s"
@@ -351,40 +368,6 @@ def _certified(
         missed = max(line.upper_bound / line.limit for line in last.lines if not line.note)
         room = 1.0 - (1.0 - room) / (1.02 * max(missed, 1.0))
         refined = _refined(problem, refined, stream, wanted, room, report)
-
-
-def _audit(problem: Problem, refined: Refined, stream: Stream, wanted: Tune, report: Report) -> Audit:
-    """Derivatives at the optimum before rounding, on the tuning paths."""
-    began = time.monotonic()
-    hard = differences(problem, refined.optimum, stream, z=Z)
-    smooth = smooth_optimal = None
-    optimal = stationarity(problem, refined.optimum.parameters, refined.at_optimum, hard, z=Z, room=ROOM)
-    if wanted.audit_paths:
-        few = Stream(AUDIT, wanted.seed, wanted.audit_paths, 256)
-        smooth = pathwise(problem, refined.optimum, few, z=Z)
-        smooth_optimal = stationarity(problem, refined.optimum.parameters, refined.at_optimum, smooth, z=Z, room=ROOM)
-    report(
-        f"derivatives of {len(hard.entries)} numbers: projected gradient {optimal.residual:.2%} of the cost per 10 %, "
-        f"noise {optimal.noise:.2%}, {time.monotonic() - began:.0f} s"
-    )
-    return Audit(hard, smooth, optimal, smooth_optimal)
-
-
-def _gradients(scenario: Scenario, refined: Refined, wanted: Tune, report: Report) -> tuple[AuditRow, ...]:
-    """The estimator that `gradients` chooses for expected bad debt in each number, against differences on fresh noise."""
-    if not wanted.gradient_paths:
-        return ()
-    began = time.monotonic()
-    there = with_parameters(scenario, refined.policy.parameters)
-    keys = [
-        f"{name}.{place}" if np.size(refined.policy.parameters[name]) > 1 else name
-        for name, place in entries(refined.policy.parameters)
-    ]
-    rows = audit(there, keys, ("bad_debt",), seed=wanted.seed, paths=wanted.gradient_paths).rows
-    report(
-        f"audit of gradients: {sum(row.passed for row in rows)} of {len(rows)} pass, {time.monotonic() - began:.0f} s"
-    )
-    return rows
 
 
 def _status(refined: Refined, audit: Audit, tolerance: float) -> str:

@@ -31,7 +31,7 @@ def _scales(system: Any) -> tuple[Any, ...]:
 
 def _shares(found: Mapping[str, Any], gross: Any, posted: Any, fund: Any, horizon: Any) -> dict[str, Any]:
     """Outcomes in shares of the first gross notional, so that targets are written in basis points of open interest."""
-    ones = jnp.ones_like(found["bad_debt"])
+    ones = found["bad_debt"] * 0.0 + 1.0
     return {
         "bad_debt": found["bad_debt"] / gross,
         "uncovered_debt": (found["bad_debt"] - found["fund_paid"]) / gross,
@@ -109,5 +109,10 @@ class HardVenue(AbstractSampledModel):
         values = {name: np.asarray(value, float) for name, value in parameters.items()}
         system = self.held.built(values, self.dtype)
         found = simulate(system, paths=paths, first=int(first), keys=keys, chunk=LANES)
-        double = {name: jnp.asarray(value, float) for name, value in found.items()}
-        return _shares(double, *(float(scale) for scale in _scales(system)))
+        return {name: jnp.asarray(value) for name, value in shares(found, system).items()}
+
+
+def shares(found: Mapping[str, np.ndarray], system: Any) -> dict[str, np.ndarray]:
+    """Outcomes of the paths of a built scenario in shares of its first gross notional, on the host."""
+    double = {name: np.asarray(value, float) for name, value in found.items()}
+    return _shares(double, *(float(scale) for scale in _scales(system)))

@@ -12,6 +12,8 @@ from . import weighted as weighted
 from .control import Controlled as Controlled
 from .crossentropy import CrossEntropy as CrossEntropy
 from .diagnostics import Result as Result
+from .direction import Direction as Direction
+from .drift import Drift as Drift
 from .estimate import Antithetic as Antithetic
 from .estimate import Plain as Plain
 from .estimate import confirm as confirm
@@ -19,6 +21,7 @@ from .estimate import fit as fit
 from .estimate import run as run
 from .frozen import dumps as dumps
 from .frozen import loads as loads
+from .lobe_search import LobeMixture as LobeMixture
 from .one_step import LargeStep as LargeStep
 from .one_step import OneStep as OneStep
 from .problem import ALWAYS as ALWAYS
@@ -28,9 +31,13 @@ from .proposal import AbstractProposal as AbstractProposal
 from .proposal import Frozen as Frozen
 from .proposal import JumpTilt as JumpTilt
 from .proposal import Tilted as Tilted
+from .rqmc import RQMC as RQMC
 from .splitting import Splitting as Splitting
+from .strata import Stratified as Stratified
+from .subset import Subset as Subset
 from .targets import Mean as Mean
 from .targets import Probability as Probability
 from .targets import Tail as Tail
 from .targets import exhaustion as exhaustion
 from .venue import VenueProblem as VenueProblem
+from .whole import Whole as Whole

@@ -11,11 +11,16 @@ from jaxtyping import Float
 from .. import _streams
 from .._fields import InputError
 from ..simulate import LANES
+from . import diagnostics, measures, weighted
+from .diagnostics import Row
 from .pilot import Pilot, Sums, solve
 from .problem import AbstractProblem
 from .sampler import CHUNK, Fitted, laws, mixture, paths_of, whole
 from .targets import AbstractTarget, Hint, Probability, Tail, weighted_quantile
 from .tilt import Aim, Tilt, untilted
+
+PLAIN_HITS = 100
+"""A level of the pilot is compared with paths of the law itself where so many of them lie beyond it."""
 
 
 class Round(NamedTuple):
@@ -89,7 +94,8 @@ class CrossEntropy:
         unit = float(np.median(y[y > 0.0])) if np.any(y > 0.0) and not isinstance(target, Tail) else 1.0
         if isinstance(target, Tail):
             unit = float(np.median(last.weight[y > 0.0])) if np.any(y > 0.0) else 1.0
-        return Fitted(target, Hint(unit, quantiles, f"{self}"), search.drawn, search.reached, tuple(tilts), self.period)
+        hint, checks = Hint(unit, quantiles, f"{self}"), search.checks(last)
+        return Fitted(target, hint, search.drawn, search.reached, tuple(tilts), self.period, checks)
 
 
 def _pilot(method: CrossEntropy, problem: AbstractProblem, tilt: Tilt, aim: Aim, law: int) -> Pilot:
@@ -122,6 +128,9 @@ class _Search:
         self.level = (-np.inf, -np.inf)
         self.drawn = self.number = 0
         self.last: Round | None = None
+        self.clipped = 0.0  # share of the steps of the last tilted paths
+        self.plain: list[np.ndarray] = []  # outcomes of paths of the law itself, round by round
+        self.levels: list[float] = []
         self.reached = False
         self.quantiles: list[float] = []
 
@@ -143,7 +152,8 @@ class _Search:
         def system(law: int) -> Pilot:
             return _pilot(method, problem, tilts[0], aim, law)
 
-        found = paths_of(system, keys, numbers, laws(numbers, 1, method.period), CHUNK)
+        law = laws(numbers, 1, method.period)
+        found = paths_of(system, keys, numbers, law, CHUNK)
         self.number, self.drawn = self.number + 1, self.drawn + numbers.size
         if self.target.outcome not in found:
             names = ", ".join(name for name in found if name not in ("log_weight", "clipped", "sums"))
@@ -151,9 +161,19 @@ class _Search:
         x, score = (np.asarray(found[name], float) for name in (self.target.outcome, "score"))
         weight = np.exp(np.asarray(found["log_weight"], float))
         good = np.isfinite(x) & np.isfinite(weight)
+        self.clipped = float(np.mean(found["clipped"][law > 0])) / problem.steps
+        self.plain.append(x[good & (law == 0)])
         sums: Any = found["sums"]
         self.last = Round(x[good], score[good], weight[good], jax.tree.map(lambda part: part[good], sums))
         return self.last
+
+    def checks(self, last: Round) -> tuple[Row, ...]:
+        """How often the drift was clipped, and whether the last round agrees with the plain paths of those before it."""
+        plain = np.concatenate([np.zeros(0), *self.plain[:-1]])
+        levels = [x for x in dict.fromkeys(self.levels) if np.count_nonzero(plain >= x) >= PLAIN_HITS]
+        pairs = [(weighted.probability(last.x >= x, last.weight), measures.probability(plain >= x)) for x in levels]
+        seen = [pair for pair in pairs if np.isfinite(pair[0].value)]
+        return diagnostics.clipped(self.clipped), diagnostics.ladder_agreement(seen)
 
     def goal(self, paths: Round, tail: float | None) -> float:
         """The outcome at which the ladder ends."""
@@ -169,6 +189,7 @@ class _Search:
         place = order[min(int(self.method.quantile * order.size), order.size - 1)]
         found = (float(paths.x[place]), float(paths.score[place]))
         self.level = max(self.level, found)
+        self.levels.append(self.level[0])
         goal = self.goal(paths, tail)
         if self.level[0] >= goal:
             if tail is None:

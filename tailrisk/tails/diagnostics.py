@@ -53,6 +53,10 @@ _REMEDIES = {
     "replicate_spread": "more paths in every replicate, or another score",
     "differing_pairs": "more paths: few pairs tell how far the cheap system is from the full one",
     "control_gain": "the estimate without the cheap system",
+    "beyond_strata": "more strata: a smaller `beyond`",
+    "root": "more evaluations of a root",
+    "several_roots": "more pilot lines in the fit, which then looks for several roots",
+    "flat": "another direction: the score does not move along this one",
     "not_finite": "the model or the tilt gives values that are no numbers; find the path",
     "clipped": "a weaker tilt",
     "extreme_value": "nothing: the tail changes regime beyond the threshold",
@@ -233,9 +237,9 @@ def second_estimator(a: Estimate, b: Estimate, thresholds: Thresholds = DEFAULT)
     return high("second_estimator", _z(a, b), thresholds.second_estimator)
 
 
-def ladder_agreement(tilted: Iterable[Estimate], plain: Iterable[Estimate], thresholds: Thresholds = DEFAULT) -> Row:
-    """Largest |z| over the levels where plain paths have hits enough."""
-    return high("ladder", max((_z(a, b) for a, b in zip(tilted, plain, strict=True)), default=0.0), thresholds.ladder)
+def ladder_agreement(pairs: Iterable[tuple[Estimate, Estimate]], thresholds: Thresholds = DEFAULT) -> Row:
+    """Largest |z| of weighted against plain estimates, over levels at which plain paths have hits enough."""
+    return high("ladder", max((_z(a, b) for a, b in pairs), default=0.0), thresholds.ladder)
 
 
 def _z(a: Estimate, b: Estimate) -> float:

@@ -8,30 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .diagnostics import Row
+from .direction import FittedDirection
+from .drift import FittedDrift
 from .estimate import FittedAntithetic
+from .lobe_search import FittedLobes
+from .lobes import Lobes
 from .one_step import LargeStep
+from .rqmc import FittedRQMC, TiltedPoints
 from .sampler import Fitted
 from .splitting import FittedSplitting
+from .strata import FittedStrata
+from .subset import FittedSubset
 from .targets import Hint, Mean, Probability, Tail
 from .tilt import Aim, Law, Shock, Tilt
 
-_KINDS = {
-    k.__name__: k
-    for k in (
-        Fitted,
-        FittedAntithetic,
-        FittedSplitting,
-        LargeStep,
-        Hint,
-        Mean,
-        Probability,
-        Tail,
-        Aim,
-        Law,
-        Shock,
-        Tilt,
-    )
-}
+_LAWS = (
+    Fitted,
+    FittedAntithetic,
+    FittedDirection,
+    FittedDrift,
+    FittedLobes,
+    FittedRQMC,
+    FittedSplitting,
+    FittedStrata,
+    FittedSubset,
+    LargeStep,
+)
+_VALUES = (TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Lobes, Shock, Tilt)
+_KINDS = {kind.__name__: kind for kind in (*_LAWS, *_VALUES)}
 
 
 def dumps(fitted: Any) -> str:

@@ -5,6 +5,7 @@ from the law itself and the others from the tilt. So shares are exact in every w
 chunk.
 """
 
+import abc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -50,6 +51,26 @@ def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, draw
     return Mixture(problem, tilts, jnp.asarray(shares), jnp.asarray(drawn, jnp.int32))
 
 
+def mixed(
+    part: Callable[[int, int], tuple[np.ndarray, np.ndarray]], tilts: int, period: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and log weights of `count` paths of each tilt, and an eighth as many of the law itself, from `part(law, size)`.
+
+    Weights are moved so that the mean over all paths is that of the mixture, whatever the shares drawn.
+    """
+    if tilts == 0:
+        return part(0, count)
+    rest = (1.0 - 1.0 / period) / tilts
+    sizes = {0: (1.0 / period, max(count // 8, 1))} | {k: (rest, count) for k in range(1, tilts + 1)}
+    drawn = sum(size for _, size in sizes.values())
+    values, log_weights = [], []
+    for law, (share, size) in sizes.items():
+        value, log_weight = part(law, size)
+        values.append(value)
+        log_weights.append(log_weight + np.log(share * drawn / size))
+    return np.concatenate(values), np.concatenate(log_weights)
+
+
 def paths_of(
     system: Callable[[int], AbstractSystem], keys: Any, numbers: np.ndarray, law: np.ndarray, lanes: int
 ) -> dict[str, Any]:
@@ -73,27 +94,34 @@ class Chunk(NamedTuple):
     law: np.ndarray
 
 
-class Fitted(eqx.Module):
-    """A frozen sampling law for a target: tilts with equal shares beside one in `period` paths of the law itself."""
+class AbstractFitted(eqx.Module):
+    """A frozen sampling law for a target: a mixture whose law 0 is that of the problem itself."""
 
-    target: AbstractTarget = eqx.field(static=True)
-    hint: Hint = eqx.field(static=True)
-    tuning_paths: int = eqx.field(static=True)
-    reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
-    tilts: tuple[Tilt, ...] = ()
-    period: int = eqx.field(static=True, default=10)
+    target: eqx.AbstractVar[AbstractTarget]
+    hint: eqx.AbstractVar[Hint]
+    tuning_paths: eqx.AbstractVar[int]
 
-    def proposal(self, problem: AbstractProblem) -> Frozen:
-        """The tilt as a law of noise for derivatives at the numbers of this problem: it steers by a path of its own.
+    @property
+    @abc.abstractmethod
+    def groups(self) -> int:
+        """Groups of 64 paths in which the shares of all laws are exact; one if there is but the law itself."""
 
-        All paths come from the tilt: a share of the law itself needs path numbers, which a proposal does not see.
+    @abc.abstractmethod
+    def laws(self, numbers: np.ndarray) -> np.ndarray:
+        """The law each path comes from."""
 
-        **Raises:** `InputError` unless there is one tilt, without shocks.
-        """
-        if len(self.tilts) != 1 or self.tilts[0].shock is not None:
-            raise InputError(f"{len(self.tilts)} tilts: a proposal has one, without shocks; fit it with CrossEntropy()")
-        shares = jnp.asarray(np.array([0.0, 1.0]).astype(problem.dtype))
-        return Frozen(problem, Mixture(problem, self.tilts, shares, jnp.asarray(1, jnp.int32)))
+    @abc.abstractmethod
+    def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
+        """The problem under one of the laws."""
+
+    @abc.abstractmethod
+    def pilot_checks(self) -> tuple[Row, ...]:
+        """What the pilot said against the law."""
+
+    def whole(self, paths: int) -> int:
+        """The number of paths rounded up, so that the shares are what the weights say."""
+        unit = LANES * self.groups if self.groups > 1 else 1
+        return -(-paths // unit) * unit
 
     def sample(
         self,
@@ -105,26 +133,19 @@ class Fitted(eqx.Module):
         stream: str = "production",
         begin: int = 0,
     ) -> Iterator[Chunk]:
-        """The weighted paths of a run, chunk by chunk from number `begin` on.
-
-        Chunks hold `chunk` paths of the law itself and those of the tilts.
-        """
+        """The weighted paths of a run, chunk by chunk from number `begin` on; a chunk holds `chunk` paths for each group."""
         if paths < 1 or chunk < LANES or chunk % LANES:
             raise InputError(f"paths = {paths}, chunk = {chunk}: expected at least one path, and a multiple of {LANES}")
-        tilts, period = len(self.tilts), self.period if self.tilts else 1
-        paths = whole(paths, tilts, period)
+        paths = self.whole(paths)
         if paths > _streams.MAX_PATHS:
             raise InputError(f"paths = {paths}: expected at most 2^32; use several seeds")
-        keys, size = _streams.noise_keys(seed, stream), chunk * max(tilts, 1) * period
-
-        def system(law: int) -> AbstractSystem:
-            return Tilted(problem, mixture(problem, self.tilts, period, law)) if tilts else problem
-
+        keys, size = _streams.noise_keys(seed, stream), chunk * self.groups
         for index in range(begin, -(-paths // size)):
             start = index * size
             numbers = np.arange(start, min(start + size, paths), dtype=np.int64)
-            law = laws(numbers, tilts, period)
-            found = paths_of(system, keys, numbers, law, min(chunk, -(-numbers.size // LANES) * LANES))
+            law = self.laws(numbers)
+            lanes = min(chunk, -(-numbers.size // LANES) * LANES)
+            found = paths_of(lambda law: self.system(problem, law), keys, numbers, law, lanes)
             log_weight = found.pop("log_weight", np.zeros(numbers.size))
             yield Chunk(index, found, log_weight, law)
 
@@ -145,7 +166,7 @@ class Fitted(eqx.Module):
         `parts` are the chunks of `sample` where they were drawn before.
         """
         targets = (self.target, *also)
-        exact = whole(paths, len(self.tilts), self.period) if self.tilts else paths
+        exact = self.whole(paths)
         plans = [
             target.plan(exact, self.hint if not i else Hint(tag=self.hint.tag)) for i, target in enumerate(targets)
         ]
@@ -162,13 +183,50 @@ class Fitted(eqx.Module):
         found: dict[str, Result] = {}
         for i, target in enumerate(targets):
             acc = total(nodes[i])
-            rows, bound = list(checks), 1.0
+            rows, bound = [*self.pilot_checks(), *checks], 1.0
             if isinstance(target, Probability):
                 bound = one_sided(int(hits[i]), plain, confidence)
                 p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
-                if self.tilts:
+                if self.groups > 1:
                     rows.append(diagnostics.nominal_share(int(hits[i]), plain, p))
             extra = Extra(tuple(rows), bound, self.tuning_paths, confidence)
             prefix = f"{target.outcome}_" if i else ""
             found |= {prefix + name: result for name, result in target.results(acc, extra).items()}
         return found
+
+
+class Fitted(AbstractFitted):
+    """Tilts with equal shares beside one in `period` paths of the law itself."""
+
+    target: AbstractTarget = eqx.field(static=True)
+    hint: Hint = eqx.field(static=True)
+    tuning_paths: int = eqx.field(static=True)
+    reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
+    tilts: tuple[Tilt, ...] = ()
+    period: int = eqx.field(static=True, default=10)
+    checks: tuple[Row, ...] = eqx.field(static=True, default=())  # of the pilot
+
+    @property
+    def groups(self) -> int:
+        return len(self.tilts) * self.period if self.tilts else 1
+
+    def proposal(self, problem: AbstractProblem) -> Frozen:
+        """The tilt as a law of noise for derivatives at the numbers of this problem: it steers by a path of its own.
+
+        All paths come from the tilt: a share of the law itself needs path numbers, which a proposal does not see.
+
+        **Raises:** `InputError` unless there is one tilt, without shocks.
+        """
+        if len(self.tilts) != 1 or self.tilts[0].shock is not None:
+            raise InputError(f"{len(self.tilts)} tilts: a proposal has one, without shocks; fit it with CrossEntropy()")
+        shares = jnp.asarray(np.array([0.0, 1.0]).astype(problem.dtype))
+        return Frozen(problem, Mixture(problem, self.tilts, shares, jnp.asarray(1, jnp.int32)))
+
+    def laws(self, numbers: np.ndarray) -> np.ndarray:
+        return laws(numbers, len(self.tilts), self.period)
+
+    def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
+        return Tilted(problem, mixture(problem, self.tilts, self.period, law)) if self.tilts else problem
+
+    def pilot_checks(self) -> tuple[Row, ...]:
+        return self.checks

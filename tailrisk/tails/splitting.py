@@ -86,7 +86,7 @@ def _begin(problem: AbstractProblem, lanes: int) -> Particles:
     return Particles(state, np.zeros(lanes, np.uint32))
 
 
-def _uniforms(seed: int, name: str, replicates: int) -> np.ndarray:
+def uniforms_of(seed: int, name: str, replicates: int) -> np.ndarray:
     key = _streams.stream_key(seed, name)
     return np.asarray(_streams.uniforms(key, 0, 0, replicates, np.float32), float)
 
@@ -117,7 +117,7 @@ class FittedSplitting:
                 return {"probability": self._refused(diagnostics.not_finite(broken), paths)}
             steps += int((after.since.astype(int) - particles.since.astype(int)).sum())
             reached = stopped.reshape(self.replicates, size)
-            particles, share = _resample(after, reached, _uniforms(seed, f"resample/{stage}", self.replicates))
+            particles, share = _resample(after, reached, uniforms_of(seed, f"resample/{stage}", self.replicates))
             hits = int(np.count_nonzero(reached[p > 0.0]))
             p = p * share
         value, error = float(p.mean()), float(p.std(ddof=1) / np.sqrt(p.size))
@@ -164,5 +164,5 @@ class Splitting:
                 break
             levels.append(level)
             after, stopped, _ = _run_stage(problem, keys, particles, level)
-            particles, _ = _resample(after, stopped[None, :], _uniforms(seed, f"pilot resample/{len(levels)}", 1))
+            particles, _ = _resample(after, stopped[None, :], uniforms_of(seed, f"pilot resample/{len(levels)}", 1))
         return FittedSplitting(target, (*levels, target.level), self.replicates, drawn)

@@ -1,0 +1,136 @@
+"""The part of a tuned policy's page that looks beyond its own world: other laws, the breaker, a real event, other rules."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .markdown import estimate, number, table
+
+
+def robustness(policy: dict[str, Any]) -> Iterator[str]:
+    panel = policy["robustness"]
+    if panel is None:
+        return
+    names = list(policy["fresh"])
+    limits = {name: policy["fresh"][name]["limit"] for name in names}
+    yield f"Robustness: constraint / limit on {panel['paths']:,} paths in worlds the policy was not tuned for"
+    yield ""
+
+    def shown(judged: dict[str, Any]) -> list[str]:
+        return [f"{judged[n]['estimate'] / limits[n]:.2f}" + ("" if judged[n]["holds"] else " !") for n in names]
+
+    rows = [["as tuned", *shown(panel["base"])]]
+    if panel["draws"]:
+        share = panel["share_of_draws"]
+        rows.append([f"{panel['draws']} draws: share that hold", *(f"{share[n]['holds']:.0%}" for n in names)])
+        rows.append(["worst draw in ten", *(f"{share[n]['worst_decile']:.2f}" for n in names)])
+    rows += [[world, *shown(judged)] for world, judged in panel["worlds"].items()]
+    yield from table(["world", *names], rows)
+
+
+def halting(policy: dict[str, Any]) -> Iterator[str]:
+    rows = policy["robustness"]["breaker"] if policy["robustness"] else []
+    if not rows:
+        return
+    yield (
+        f"The breaker on {policy['robustness']['paths']:,} common paths: with it less without it, basis points of the book "
+        "(± 1.96 s.e.). False: halted"
+    )
+    yield "though the same path has no bad debt without a breaker. With impact off no halt gains on a price without trend"
+    yield ""
+
+    def share(one: dict[str, Any]) -> str:
+        return f"{one['value']:.2%} ({one['ci95'][0]:.2%} to {one['ci95'][1]:.2%})"
+
+    def points(one: dict[str, Any]) -> str:
+        if one["std_error"] is None:  # too few paths are halted to say how far off it is
+            return f"{number(1e4 * one['value'], 2)} (no interval)"
+        return estimate(1e4 * one["value"], 1e4 * one["std_error"])
+
+    yield from table(
+        ["world", "paths halted", "false", "of all halts", "expected bad debt", "forced volume"],
+        [
+            [
+                row["world"],
+                share(row["halts"]),
+                share(row["false_halts"]),
+                f"{row['false_halts']['value'] / row['halts']['value']:.0%}" if row["halts"]["value"] else "-",
+                points(row["bad_debt"]),
+                points(row["forced"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def replay(policy: dict[str, Any]) -> Iterator[str]:
+    replay = policy["replay"]
+    if replay is None:
+        return
+    if replay["missing"]:
+        yield f"Replay of {replay['event']}: SKIPPED, there is no price file {replay['missing']}"
+        yield ""
+        return
+    yield (
+        f"Replay of {replay['event']}: prices as they were, {replay['books']} draws of the book, shares of the book (± 1.96 "
+        "s.e. between books)"
+    )
+    yield ""
+    names = list(replay["rows"]["policy"])
+    rows = [
+        [name, *(estimate(row[name]["value"], row[name]["std_error"]) for row in replay["rows"].values())]
+        for name in names
+    ]
+    yield from table(["outcome", *replay["rows"]], rows)
+
+
+def surface(policy: dict[str, Any]) -> Iterator[str]:
+    surface = policy["surface"]
+    if surface is None:
+        return
+    name = next(iter(policy["fresh"]))
+    limit = policy["fresh"][name]["limit"]
+    yield (
+        f"{surface['rows']} by {surface['columns']} on {surface['paths']:,} common paths: {name} less the policy's in % of the "
+        "limit / cost less the policy's in basis points of the book (± 1.96 s.e.)"
+    )
+    yield ""
+    columns = list(dict.fromkeys(str(cell["column"]) for cell in surface["cells"]))
+    cells = {(str(cell["row"]), str(cell["column"])): cell for cell in surface["cells"]}
+
+    def shown(cell: dict[str, Any]) -> str:
+        risk, cost = cell[name], (1e4 * cell["cost"], 1.96e4 * cell["cost_error"])
+        parts = (100.0 * risk["apart"] / limit, 196.0 * risk["std_error"] / limit, *cost)
+        return "{:+.3g} ± {:.2g} / {:+.3g} ± {:.2g}".format(*parts)
+
+    rows = dict.fromkeys(row for row, _ in cells)
+    yield from table(["", *columns], ([row, *(shown(cells[row, column]) for column in columns)] for row in rows))
+
+
+def baselines(policy: dict[str, Any]) -> Iterator[str]:
+    compared = policy["baselines"]
+    if compared is None:
+        return
+    names = list(policy["fresh"])
+    yield (
+        f"Margin rules on {compared['paths']:,} common paths. Difference: bad debt at equal cost, cost at equal risk, rule less "
+        "policy in basis points of the book, 95 % paired"
+    )
+    yield ""
+    rows = []
+    for row in compared["rules"]:
+        if "note" in row:
+            rows.append([row["rule"], row["equal"], "-", "-", *("-" for _ in names), "-", row["note"]])
+            continue
+        apart, (low, high) = row["apart"], row["apart95"]  # null for what stands on its own
+        rows.append(
+            [
+                row["rule"],
+                row["equal"],
+                number(row["scale"], 3),
+                f"{row['cost']:.5g}",
+                *(number(row[n]) for n in names),
+                f"{row['peak_to_trough']:.2f}",
+                "-" if apart is None else f"{1e4 * apart:.3g} ({1e4 * low:.3g} to {1e4 * high:.3g})",
+            ]
+        )
+    yield from table(["rule", "equal", "scale", "cost", *names, "peak/trough", "difference"], rows)
