@@ -121,7 +121,8 @@ def draw(problem: AbstractProblem, law: Law, state: PyTree, noise: Noise) -> Noi
         for k, (place, event) in enumerate(roles.sizes):
             if event == of:
                 most = chance if is_own(roles, place, event) else jnp.ones_like(uniform[place])
-                value = most * jnp.minimum(uniform[place] / most, 1.0) ** law.size[k]
+                within = jnp.minimum(uniform[place] / most, 1.0) ** law.size[k]
+                value = jnp.maximum(most * within, jnp.finfo(within.dtype).tiny)  # a large power may underflow
                 uniform = uniform.at[place].set(jnp.where(there, value, uniform[place]))
         return uniform
 
