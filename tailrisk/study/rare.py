@@ -209,7 +209,11 @@ class _Work:
                 if begin is None:
                     continue
                 law, tilt, paths = tune(problem, 1.0, begin, self.run.seed, pilot=self.run.pilot)
-                steps.append(law)
+                assert begin.shock is not None
+                steps += [
+                    law,
+                    begin.shock.law,
+                ]  # the wide law that tuning began with bounds the weights of the narrow one
                 tilts.append(tilt)
                 reached = True
             else:
