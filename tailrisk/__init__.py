@@ -3,6 +3,7 @@
 from . import anchors as anchors
 from . import breaker as breaker
 from . import calibrate as calibrate
+from . import data as data
 from . import execution as execution
 from . import feedback as feedback
 from . import fragility as fragility

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ._fields import InputError
+from .data.command import data
 from .study.config import ConfigError
 
 BAD_INPUT = 2
@@ -69,6 +70,9 @@ def _start_jax() -> None:
 def main() -> None:
     """Monte Carlo tail risk of leveraged markets: liquidation cascades, bad debt and who pays."""
     _start_jax()
+
+
+main.add_command(data)
 
 
 @main.command()
@@ -334,7 +338,14 @@ def figure(
             click.echo(f"{name}: {text}", err=True)
 
         setting = published.Setting(seed, published.PRECISIONS[precision], data, told)
-        verdict = drawn.redraw(one, out) if redraw else drawn.publish(one, out, setting, smoke=smoke)
+        try:
+            verdict = drawn.redraw(one, out) if redraw else drawn.publish(one, out, setting, smoke=smoke)
+        except published.NoDataFile as error:
+            if name != "all":
+                raise
+            click.echo(f"{one.name:<18}{'NO DATA':<9}{error}")
+            found.append(BAD_INPUT)
+            continue
         click.echo(verdict.line())
         for miss in verdict.misses():
             click.echo(miss, err=True)

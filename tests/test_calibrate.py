@@ -6,7 +6,13 @@ from command import BASE, invoke, put, refused
 from conftest import ROOT
 
 from tailrisk import calibrate
+from tailrisk.book import AbstractBook
 from tailrisk.data.series import PriceFile
+from tailrisk.market import AbstractMarket
+from tailrisk.study import calibrate as calibration
+from tailrisk.study.config import read_toml, structure
+from tailrisk.study.events import World
+from tailrisk.study.posterior import overrides
 from tailrisk.study.run import load
 
 HOUR = 1.0 / 8760.0
@@ -164,3 +170,32 @@ def test_bad_calibrations_are_refused(tmp_path):
     refused(invoke("calibrate", config, 'market.laws=["Mertn"]', "--out", out), "Mertn", "Merton")
     refused(invoke("calibrate", config, "market.series.path=no.csv", "--out", out), "no.csv", "no such file")
     refused(invoke("calibrate", put(tmp_path, "e.toml", 'source = "x"\n'), "--out", out), "nothing to do")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "calibrate").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_calibration_config_is_valid(path):
+    """Each config builds its typed tree, whether or not its data are there."""
+    assert calibration.load(path).source
+
+
+@pytest.mark.parametrize("kind", ["market", "book"])
+def test_calibrated_tables_are_valid(kind):
+    """Every file of configs/markets and configs/books is a table that a scenario takes, and says where it comes from."""
+    files = sorted((ROOT / "configs" / f"{kind}s").glob("*.toml"))
+    assert files
+    for file in files:
+        assert structure(read_toml(file)[kind], {"market": AbstractMarket, "book": AbstractBook}[kind], kind)
+        assert "tailrisk calibrate configs/calibrate/" in file.read_text()
+
+
+def test_a_world_is_a_line_of_overrides():
+    """A draw of a posterior goes to the command line as it stands, and a tilt moves notional to high leverage."""
+    wanted = calibration.load(ROOT / "configs" / "calibrate" / "events.toml").replay
+    world = World(0.9, 0.3, 0.4, 0.5, 0.1, 6.0, 2.0, 0.7)
+    line = overrides(world, wanted).split()
+    there = load(BASE, tuple(line)).scenario
+    assert float(there.impact.prefactor) == 0.9
+    assert float(there.impact.depth.crash_loss) == 0.4
+    assert float(there.impact.memory) * 8760.0 == pytest.approx(2.0)
+    assert float(there.book.weights[-1]) > 0.05
+    assert float(there.book.weights.sum()) == pytest.approx(1.0, abs=1e-5)

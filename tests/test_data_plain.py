@@ -1,11 +1,14 @@
 """Tables of one's own by a map of columns, and bars made of trades."""
 
+import ast
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
 from archive_rows import DAY, TRADE_HEADER, put, text
 
+import tailrisk
 from tailrisk.data import Bars, Depth, Funding, Liquidations, Trades, bars_of, binance, read_plain
 
 pytest.importorskip("pyarrow")
@@ -123,6 +126,15 @@ def test_archives_need_an_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ValueError, match=r"b\.csv: .*install tailrisk-jax\[data\]"):
         read_plain(path, Bars)
+
+
+def test_the_package_imports_without_arrow():
+    """Arrow is imported inside functions alone."""
+    for file in Path(tailrisk.__file__).parent.rglob("*.py"):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith("pyarrow") for name in names), file
 
 
 def test_bars_of_trades(tmp_path):

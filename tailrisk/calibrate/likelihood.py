@@ -72,7 +72,7 @@ class Fit(NamedTuple):
 
 def _loss(law: AbstractLaw) -> Callable[..., Any]:
     def loss(p: Any, moves: Any, seen: Any, every: Any) -> Any:
-        return -jnp.sum(law.densities(p, moves, seen, every)[0]) / moves.size
+        return -jnp.sum(law.densities(p, moves, seen, every)[0]) / seen.size
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -96,7 +96,7 @@ def climb(law: AbstractLaw, data: Returns, start: Any = None) -> tuple[np.ndarra
             f"{type(law).__name__}: no finite likelihood was found for these {data.seen.sum()} returns; check them for "
             "outliers or choose another law"
         )
-    return np.asarray(found.x), -float(found.fun) * data.moves.size, loss
+    return np.asarray(found.x), -float(found.fun) * data.seen.size, loss
 
 
 def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 0.95) -> Fit:
@@ -105,7 +105,7 @@ def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 
     **Source:** Huber (1967); White (1982), for the sandwich; values by the delta method.
     """
     point, level, loss = climb(law, data, start)
-    count, n = point.size, data.moves.size
+    count, n = point.size, data.seen.size
     eye = np.eye(count)
     rows = [(loss(point + _STEP * e)[1] - loss(point - _STEP * e)[1]) / (2.0 * _STEP) for e in eye]
     hessian = 0.5 * n * (np.stack(rows) + np.stack(rows).T)
@@ -115,22 +115,34 @@ def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 
             "give more returns or choose a smaller law"
         )
     bread = np.linalg.inv(hessian)
-    moves, seen, every = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
-    density, rank = jax.jit(lambda *given: law.densities(*given))(jnp.asarray(point), moves, seen, every)
     scores = _scores(law, point, data)
-    robust = bread @ (scores.T @ scores) @ bread
-    named = {name: np.asarray(row) for name, row in jax.jacfwd(law.values)(jnp.asarray(point)).items()}
+    return _described(law, data, point, level, bread @ (scores.T @ scores) @ bread, bread, confidence)
+
+
+def _described(
+    law: AbstractLaw, data: Returns, point: Any, level: float, robust: Any, plain: Any, confidence: float = 0.95
+) -> Fit:
+    """Named values with intervals by the delta method, densities and ranks of a point."""
+    args = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
+    density, rank = jax.jit(lambda *given: law.densities(*given))(jnp.asarray(point), *args)
+    slopes = {name: np.asarray(row) for name, row in jax.jacfwd(law.values)(jnp.asarray(point)).items()}
     z = float(stats.norm.isf(0.5 - 0.5 * confidence))
     estimates = {}
     for name, value in law.values(jnp.asarray(point)).items():
-        error, center = float(np.sqrt(named[name] @ robust @ named[name])), float(value)
+        error, center = float(np.sqrt(slopes[name] @ robust @ slopes[name])), float(value)
         estimates[name] = Estimate(center, error, center - z * error, center + z * error, law.units[name], "")
-    return Fit(law, point, level, robust, bread, estimates, np.asarray(density), np.asarray(rank))
+    level = float(jnp.sum(density)) if np.isnan(level) else level
+    return Fit(law, np.asarray(point), level, robust, plain, estimates, np.asarray(density), np.asarray(rank))
+
+
+def at(found: Fit, data: Returns, point: Float[np.ndarray, " parameters"]) -> Fit:
+    """The same law at another point, with the covariances of the fit."""
+    return _described(found.law, data, point, np.nan, found.robust, found.covariance)
 
 
 def _scores(law: AbstractLaw, point: np.ndarray, data: Returns) -> Float[np.ndarray, "months parameters"]:
     """Scores summed over months."""
-    months = jnp.arange(data.moves.size) // data.block
+    months = jnp.arange(data.seen.size) // data.block
     count = int(months[-1]) + 1
 
     def parts(p: Any, moves: Any, seen: Any, every: Any) -> Any:

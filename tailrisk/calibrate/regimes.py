@@ -2,13 +2,13 @@
 
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._fields import count
 from ..market import MertonJumps, RegimeSwitching
+from .correlation import forward
 from .likelihood import AbstractLaw
 from .merton import UNITS
 from .mixtures import by_number, total
@@ -47,17 +47,7 @@ class Regimes(AbstractLaw):
             joint, below = by_number(moves, rate * every, (volatility, *rest), every, self.most)
             parts.append(total(joint, below))
         (log_calm, below_calm), (log_wild, below_wild) = parts
-        pace = v["enter"] + v["leave"]
-        share, memory = v["enter"] / pace, jnp.exp(-pace * every)
-
-        def interval(chance: Any, data: Any) -> tuple[Any, Any]:
-            calm, wild, known = data
-            log_calm, log_wild = jnp.log1p(-chance) + calm, jnp.log(chance) + wild
-            both = jnp.logaddexp(log_calm, log_wild)
-            after = jnp.where(known, jnp.exp(log_wild - both), chance)
-            return share + (after - share) * memory, (jnp.where(known, both, 0.0), chance)
-
-        density, chance = jax.lax.scan(interval, share, (log_calm, log_wild, seen))[1]
+        density, chance = forward(log_calm, log_wild, seen, v["enter"], v["leave"], every)
         return density, (1.0 - chance) * below_calm + chance * below_wild
 
     def market(self, values: dict[str, float]) -> RegimeSwitching:

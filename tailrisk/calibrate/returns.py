@@ -16,21 +16,21 @@ MONTH = 30.4 * 86400.0 / SECONDS_PER_YEAR  # years; scores and resamples keep th
 class Returns(NamedTuple):
     """Log returns of one asset; those into and out of a gap are 0 and not `seen`, and time goes on in them."""
 
-    moves: Float[np.ndarray, " times"]
+    moves: Float[np.ndarray, "times *assets"]
     seen: Bool[np.ndarray, " times"]
     every: float  # years
     start: str
     end: str
 
     @property
-    def observed(self) -> Float[np.ndarray, " observed"]:
+    def observed(self) -> Float[np.ndarray, "observed *assets"]:
         """The returns that were observed."""
         return self.moves[self.seen]
 
     @property
     def block(self) -> int:
         """Returns in a month, or in a fortieth of a history shorter than 40 months."""
-        return max(1, min(round(MONTH / self.every), self.moves.size // 40))
+        return max(1, min(round(MONTH / self.every), self.seen.size // 40))
 
 
 def returns(series: AbstractSeries, asset: int = 0) -> Returns:
@@ -59,3 +59,20 @@ def thinned(found: Returns, ratio: int) -> Returns:
     whole_seen = np.asarray(seen.all(axis=1))
     every = found.every * ratio
     return Returns(np.where(whole_seen, moves.sum(axis=1), 0.0), whole_seen, every, found.start, found.end)
+
+
+def joined(*series: Returns) -> Returns:
+    """Several assets over the same times, (times, assets); an interval is seen where all of them are.
+
+    **Raises:** `InputError` if they do not cover the same times.
+    """
+    first = series[0]
+    for other in series[1:]:
+        if (other.start, other.end, other.seen.size) != (first.start, first.end, first.seen.size):
+            raise InputError(
+                f"one series covers {first.start} to {first.end} and another {other.start} to {other.end}; give both the "
+                "same start and end"
+            )
+    seen = np.asarray(np.stack([one.seen for one in series]).all(axis=0))
+    moves = np.where(seen[:, None], np.column_stack([one.moves for one in series]), 0.0)
+    return Returns(moves, seen, first.every, first.start, first.end)

@@ -21,6 +21,7 @@ from .estimate import fit as fit
 from .estimate import run as run
 from .frozen import dumps as dumps
 from .frozen import loads as loads
+from .lobe_search import LobeMixture as LobeMixture
 from .problem import ALWAYS as ALWAYS
 from .problem import AbstractProblem as AbstractProblem
 from .problem import Roles as Roles
@@ -36,3 +37,4 @@ from .targets import Mean as Mean
 from .targets import Probability as Probability
 from .targets import Tail as Tail
 from .targets import exhaustion as exhaustion
+from .whole import Whole as Whole

@@ -12,6 +12,8 @@ from .diagnostics import Row
 from .direction import FittedDirection
 from .drift import FittedDrift
 from .estimate import FittedAntithetic
+from .lobe_search import FittedLobes
+from .lobes import Lobes
 from .rqmc import FittedRQMC, TiltedPoints
 from .sampler import Fitted
 from .splitting import FittedSplitting
@@ -25,12 +27,14 @@ _LAWS = (
     FittedAntithetic,
     FittedDirection,
     FittedDrift,
+    FittedLobes,
     FittedRQMC,
     FittedSplitting,
     FittedStrata,
     FittedSubset,
 )
-_KINDS = {k.__name__: k for k in (*_LAWS, TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Shock, Tilt)}
+_VALUES = (TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Lobes, Shock, Tilt)
+_KINDS = {kind.__name__: kind for kind in (*_LAWS, *_VALUES)}
 
 
 def dumps(fitted: Any) -> str:

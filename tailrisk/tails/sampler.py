@@ -5,6 +5,7 @@ from the law itself and the others from the tilt. So shares are exact in every w
 chunk.
 """
 
+import abc
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -93,36 +94,50 @@ class Chunk(NamedTuple):
     law: np.ndarray
 
 
-class Fitted(eqx.Module):
-    """A frozen sampling law for a target: tilts with equal shares beside one in `period` paths of the law itself."""
+class AbstractFitted(eqx.Module):
+    """A frozen sampling law for a target: a mixture whose law 0 is that of the problem itself."""
 
-    target: AbstractTarget = eqx.field(static=True)
-    hint: Hint = eqx.field(static=True)
-    tuning_paths: int = eqx.field(static=True)
-    reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
-    tilts: tuple[Tilt, ...] = ()
-    period: int = eqx.field(static=True, default=10)
-    checks: tuple[Row, ...] = eqx.field(static=True, default=())  # of the pilot
+    target: eqx.AbstractVar[AbstractTarget]
+    hint: eqx.AbstractVar[Hint]
+    tuning_paths: eqx.AbstractVar[int]
+
+    @property
+    @abc.abstractmethod
+    def groups(self) -> int:
+        """Groups of 64 paths in which the shares of all laws are exact; one if there is but the law itself."""
+
+    @abc.abstractmethod
+    def laws(self, numbers: np.ndarray) -> np.ndarray:
+        """The law each path comes from."""
+
+    @abc.abstractmethod
+    def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
+        """The problem under one of the laws."""
+
+    @abc.abstractmethod
+    def pilot_checks(self) -> tuple[Row, ...]:
+        """What the pilot said against the law."""
+
+    def whole(self, paths: int) -> int:
+        """The number of paths rounded up, so that the shares are what the weights say."""
+        unit = LANES * self.groups if self.groups > 1 else 1
+        return -(-paths // unit) * unit
 
     def sample(
         self, problem: AbstractProblem, paths: int, seed: int, *, chunk: int = CHUNK, stream: str = "production"
     ) -> Iterator[Chunk]:
-        """The weighted paths of a run, chunk by chunk; chunks hold `chunk` paths of the law itself and those of the tilts."""
+        """The weighted paths of a run, chunk by chunk; a chunk holds `chunk` paths for each group of a period."""
         if paths < 1 or chunk < LANES or chunk % LANES:
             raise InputError(f"paths = {paths}, chunk = {chunk}: expected at least one path, and a multiple of {LANES}")
-        tilts, period = len(self.tilts), self.period if self.tilts else 1
-        paths = whole(paths, tilts, period)
+        paths = self.whole(paths)
         if paths > _streams.MAX_PATHS:
             raise InputError(f"paths = {paths}: expected at most 2^32; use several seeds")
-        keys, size = _streams.noise_keys(seed, stream), chunk * max(tilts, 1) * period
-
-        def system(law: int) -> AbstractSystem:
-            return Tilted(problem, mixture(problem, self.tilts, period, law)) if tilts else problem
-
+        keys, size = _streams.noise_keys(seed, stream), chunk * self.groups
         for index, start in enumerate(range(0, paths, size)):
             numbers = np.arange(start, min(start + size, paths), dtype=np.int64)
-            law = laws(numbers, tilts, period)
-            found = paths_of(system, keys, numbers, law, min(chunk, -(-numbers.size // LANES) * LANES))
+            law = self.laws(numbers)
+            lanes = min(chunk, -(-numbers.size // LANES) * LANES)
+            found = paths_of(lambda law: self.system(problem, law), keys, numbers, law, lanes)
             log_weight = found.pop("log_weight", np.zeros(numbers.size))
             yield Chunk(index, found, log_weight, law)
 
@@ -139,7 +154,7 @@ class Fitted(eqx.Module):
     ) -> dict[str, Result]:
         """Estimates of the target, and of others from the same paths, which then carry the name of their outcome."""
         targets = (self.target, *also)
-        exact = whole(paths, len(self.tilts), self.period) if self.tilts else paths
+        exact = self.whole(paths)
         plans = [
             target.plan(exact, self.hint if not i else Hint(tag=self.hint.tag)) for i, target in enumerate(targets)
         ]
@@ -156,13 +171,38 @@ class Fitted(eqx.Module):
         found: dict[str, Result] = {}
         for i, target in enumerate(targets):
             acc = total(nodes[i])
-            rows, bound = [*self.checks, *checks], 1.0
+            rows, bound = [*self.pilot_checks(), *checks], 1.0
             if isinstance(target, Probability):
                 bound = one_sided(int(hits[i]), plain, confidence)
                 p = float(acc.moments.mean[1].mean() * acc.plan.units[1])
-                if self.tilts:
+                if self.groups > 1:
                     rows.append(diagnostics.nominal_share(int(hits[i]), plain, p))
             extra = Extra(tuple(rows), bound, self.tuning_paths, confidence)
             prefix = f"{target.outcome}_" if i else ""
             found |= {prefix + name: result for name, result in target.results(acc, extra).items()}
         return found
+
+
+class Fitted(AbstractFitted):
+    """Tilts with equal shares beside one in `period` paths of the law itself."""
+
+    target: AbstractTarget = eqx.field(static=True)
+    hint: Hint = eqx.field(static=True)
+    tuning_paths: int = eqx.field(static=True)
+    reached: bool = eqx.field(static=True)  # whether pilot paths got where the target is
+    tilts: tuple[Tilt, ...] = ()
+    period: int = eqx.field(static=True, default=10)
+    checks: tuple[Row, ...] = eqx.field(static=True, default=())  # of the pilot
+
+    @property
+    def groups(self) -> int:
+        return len(self.tilts) * self.period if self.tilts else 1
+
+    def laws(self, numbers: np.ndarray) -> np.ndarray:
+        return laws(numbers, len(self.tilts), self.period)
+
+    def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
+        return Tilted(problem, mixture(problem, self.tilts, self.period, law)) if self.tilts else problem
+
+    def pilot_checks(self) -> tuple[Row, ...]:
+        return self.checks

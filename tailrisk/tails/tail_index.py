@@ -38,9 +38,10 @@ def pareto_fit(y: Float[np.ndarray, "*samples n"]) -> tuple[Real, Real]:
 
 
 def khat(largest: Float[np.ndarray, " largest"], paths: int) -> float:
-    """Shape of the generalized Pareto law of the largest contributions (largest first); nan for fewer than 20 excesses,
-    -inf if so many are equal that there is none.
+    """Shape of the generalized Pareto law of the largest contributions (largest first); nan for fewer than 20 excesses.
 
+    Where the largest is so close to the smallest of n that a Pareto law of index 1/2 would have gone beyond it with a chance of
+    0.999, n (smallest/largest)^2 > ln 1000, the shape is 1/2 at most, and that if excesses are few; -inf if all are equal.
     Excesses over the next smaller contribution are fitted, and the shape is pulled to 1/2 by ten observations. A mean of
     contributions with k > 1/2 has no variance.
 
@@ -51,6 +52,8 @@ def khat(largest: Float[np.ndarray, " largest"], paths: int) -> float:
     y = y[y > 0.0]
     if y.size == 0 and top.size > FEWEST:
         return -math.inf
+    bounded = top.size > FEWEST and top.size * float(top[-1] / top[0]) ** 2 > math.log(1000.0)
     if y.size < FEWEST:
-        return math.nan
-    return (y.size * float(pareto_fit(y)[0]) + 5.0) / (y.size + 10.0)
+        return 0.5 if bounded else math.nan
+    shape = (y.size * float(pareto_fit(y)[0]) + 5.0) / (y.size + 10.0)
+    return min(shape, 0.5) if bounded else shape

@@ -91,7 +91,8 @@ def _stale(table: Depth) -> Iterator[Finding]:
     """Snapshots in which every band is as it was in the one before."""
     if len(table) < 2:
         return
-    same = np.append(False, (table.depth[1:] == table.depth[:-1]).all(axis=1))
+    repeats = (table.depth[1:] == table.depth[:-1]) & (table.notional[1:] == table.notional[:-1])
+    same = np.append(False, repeats.all(axis=1))
     if not same.any():
         return
     fresh = np.maximum.accumulate(np.where(same, 0, np.arange(len(table))))  # the last snapshot that was news
