@@ -331,7 +331,7 @@ def draw(found):
     right.set_xscale("log")
     right.set_yticks(np.arange(last + 1), [*cases.ESTIMATORS, "naive autodiff"])
     right.set_ylim(last + 0.6, -2.3)
-    right.axvline(1.0, color=style.GRAY, linewidth=0.6)
+    right.axvline(1.0, ymax=0.85, color=style.GRAY, linewidth=0.6)
     right.set_xlabel("Variance x processor time, differences = 1")
     right.legend(loc="upper left", ncols=2, columnspacing=1.0)
     return figure

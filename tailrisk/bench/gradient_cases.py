@@ -112,7 +112,7 @@ def _without_breaker(accounts: int) -> tuple[Entry, ...]:
             partial(smoothing_es.estimate, step=2e-3, certify=False),
             THRESHOLDS,
             "biased",
-            share=1 / 16,
+            share=1 / 4,
         ),
         *(_control("sigmoid", temperature, few) for temperature in ((0.001, 0.008) if many else (0.001, 0.004, 0.008))),
         *(_control("straight-through", temperature, few) for temperature in ((0.008,) if many else (0.004, 0.008))),
