@@ -199,3 +199,48 @@ def test_a_world_is_a_line_of_overrides():
     assert float(there.impact.memory) * 8760.0 == pytest.approx(2.0)
     assert float(there.book.weights[-1]) > 0.05
     assert float(there.book.weights.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_book_from_facts(tmp_path):
+    """`[book]` alone needs no file: notional is 2 exposed units share price, with the error of its published parts."""
+    out = tmp_path / "out"
+    result = invoke(
+        "calibrate", ROOT / "configs" / "calibrate" / "book_2025-10.toml", "book.exposed=0.25", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    book = structure(read_toml(out / "book.toml")["book"], AbstractBook, "book")
+    expected = 2.0 * 0.25 * 50_000.0 / 0.186 * 0.385 * 116_830.0
+    assert float(book.notional) == pytest.approx(expected, rel=2e-3)
+    assert "share of notional at leverage 50" in (out / "report.md").read_text()
+    refused(
+        invoke("calibrate", ROOT / "configs" / "calibrate" / "book_2025-10.toml", "book.fall=[1.0]", "--out", out),
+        "book.fall",
+    )
+
+
+SMALL = {
+    "events": ("replay.draws=20", "posterior.draws=400", "posterior.truths=50"),
+    "impact_2025-10": (),
+    "correlations": (),
+    "btc_margins": (),
+    "btc_market": ('market.laws=["Merton","HawkesFilter"]', "market.series.start=2025-06-20T00:00:00", "market.rounds=1",
+                   "market.months=20", "market.resamples=20"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_calibration_runs_on_real_data(name, tmp_path, market_data):
+    """The published configs at a small size: tables, a report with every section, and figures."""
+    if not (ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the configs name files under ../shared/data beside the checkout, which is not there")
+    out = tmp_path / "out"
+    result = invoke("calibrate", ROOT / "configs" / "calibrate" / f"{name}.toml", *SMALL[name], "--out", out)
+    assert result.exit_code == 0, result.output
+    assert (out / "report.md").read_text().count("| --- |") >= 1
+    figures = {"events": 2, "btc_margins": 1, "btc_market": 1}.get(name, 0)
+    assert len(list((out / "figures").glob("*.png"))) == figures if figures else True
+    if name == "events":
+        assert len((out / "overrides.txt").read_text().splitlines()) == 100
+        validate_line = (out / "overrides.txt").read_text().splitlines()[0].split()
+        assert load(ROOT / "configs" / "btc_perpetual.toml", tuple(validate_line)).scenario.book is not None

@@ -262,6 +262,7 @@ TINY = {
     "cascade-phase": {"cells": 4, "paths": 16, "accounts": 200, "shocks": 60},
     "certificate": {"freedoms": [0], "sizes": [1_000], "replications": 20},
     "defi-default": {"paths": 200},
+    "estimator-race": {"levels": [0.1, 0.15], "paths": 1_000, "pilot": 2_000, "seeds": 2, "beyond": 1e-4},
     "fat-tails": {"markets": 4, "steps": 10_000},
     "firesale": {"networks": 2, "spectra": 1, "banks": 60, "leverages": [15, 30]},
     "frontier": {"targets": [1e-2, 1e-3], "paths": 2_000, "certificate_paths": 131_072},
@@ -270,6 +271,15 @@ TINY = {
     "margin-sign": {"impacts": 5, "margins": 4, "paths": 256, "cells": 128, "accounts": [4, 8], "account_paths": 256},
     "procyclicality": {"paths": 64, "days": 200},
     "size-law": {"cascades": 2_000, "book": 4_000, "books": 4},
+    "tail-curve": {
+        "levels": [0.1, 0.12, 0.15],
+        "walk_levels": [0.1],
+        "paths": 1_920,
+        "pilot": 2_560,
+        "lines": 640,
+        "plain": 4_000,
+        "beyond": 1e-4,
+    },
     "who-pays": {"paths": 64, "winners": 8, "deficits": 3},
 }
 
