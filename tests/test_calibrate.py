@@ -6,8 +6,13 @@ from command import BASE, invoke, put, refused
 from conftest import ROOT
 
 from tailrisk import calibrate
+from tailrisk.book import AbstractBook
 from tailrisk.data.series import PriceFile
+from tailrisk.market import AbstractMarket
 from tailrisk.study import calibrate as calibration
+from tailrisk.study.config import read_toml, structure
+from tailrisk.study.events import World
+from tailrisk.study.posterior import overrides
 from tailrisk.study.run import load
 
 HOUR = 1.0 / 8760.0
@@ -171,3 +176,71 @@ def test_bad_calibrations_are_refused(tmp_path):
 def test_every_calibration_config_is_valid(path):
     """Each config builds its typed tree, whether or not its data are there."""
     assert calibration.load(path).source
+
+
+@pytest.mark.parametrize("kind", ["market", "book"])
+def test_calibrated_tables_are_valid(kind):
+    """Every file of configs/markets and configs/books is a table that a scenario takes, and says where it comes from."""
+    files = sorted((ROOT / "configs" / f"{kind}s").glob("*.toml"))
+    assert files
+    for file in files:
+        assert structure(read_toml(file)[kind], {"market": AbstractMarket, "book": AbstractBook}[kind], kind)
+        assert "tailrisk calibrate configs/calibrate/" in file.read_text()
+
+
+def test_a_world_is_a_line_of_overrides():
+    """A draw of a posterior goes to the command line as it stands, and a tilt moves notional to high leverage."""
+    wanted = calibration.load(ROOT / "configs" / "calibrate" / "events.toml").replay
+    world = World(0.9, 0.3, 0.4, 0.5, 0.1, 6.0, 2.0, 0.7)
+    line = overrides(world, wanted).split()
+    there = load(BASE, tuple(line)).scenario
+    assert float(there.impact.prefactor) == 0.9
+    assert float(there.impact.depth.crash_loss) == 0.4
+    assert float(there.impact.memory) * 8760.0 == pytest.approx(2.0)
+    assert float(there.book.weights[-1]) > 0.05
+    assert float(there.book.weights.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_book_from_facts(tmp_path):
+    """`[book]` alone needs no file: notional is 2 exposed units share price, with the error of its published parts."""
+    out = tmp_path / "out"
+    result = invoke(
+        "calibrate", ROOT / "configs" / "calibrate" / "book_2025-10.toml", "book.exposed=0.25", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    book = structure(read_toml(out / "book.toml")["book"], AbstractBook, "book")
+    expected = 2.0 * 0.25 * 50_000.0 / 0.186 * 0.385 * 116_830.0
+    assert float(book.notional) == pytest.approx(expected, rel=2e-3)
+    assert "share of notional at leverage 50" in (out / "report.md").read_text()
+    refused(
+        invoke("calibrate", ROOT / "configs" / "calibrate" / "book_2025-10.toml", "book.fall=[1.0]", "--out", out),
+        "book.fall",
+    )
+
+
+SMALL = {
+    "events": ("replay.draws=20", "posterior.draws=400", "posterior.truths=50"),
+    "impact_2025-10": (),
+    "correlations": (),
+    "btc_margins": (),
+    "btc_market": ('market.laws=["Merton","HawkesFilter"]', "market.series.start=2025-06-20T00:00:00", "market.rounds=1",
+                   "market.months=20", "market.resamples=20"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_calibration_runs_on_real_data(name, tmp_path, market_data):
+    """The published configs at a small size: tables, a report with every section, and figures."""
+    if not (ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the configs name files under ../shared/data beside the checkout, which is not there")
+    out = tmp_path / "out"
+    result = invoke("calibrate", ROOT / "configs" / "calibrate" / f"{name}.toml", *SMALL[name], "--out", out)
+    assert result.exit_code == 0, result.output
+    assert (out / "report.md").read_text().count("| --- |") >= 1
+    figures = {"events": 2, "btc_margins": 1, "btc_market": 1}.get(name, 0)
+    assert len(list((out / "figures").glob("*.png"))) == figures if figures else True
+    if name == "events":
+        assert len((out / "overrides.txt").read_text().splitlines()) == 100
+        validate_line = (out / "overrides.txt").read_text().splitlines()[0].split()
+        assert load(ROOT / "configs" / "btc_perpetual.toml", tuple(validate_line)).scenario.book is not None

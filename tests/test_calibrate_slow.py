@@ -17,7 +17,7 @@ JUMPS = MertonJumps(rate=1_200.0, mean=-0.002, deviation=0.01, most=16)
 def test_regimes_are_found_again():
     """The filter of a hidden chain is exact when regimes switch between steps: every number within 4 errors."""
     truth = dict(volatility=0.25, crash_volatility=0.8, enter=150.0, leave=300.0, calm_jumps=0.2)
-    moves, _ = simulate(RegimeSwitching(JUMPS, **truth), HOUR, 1, 30_000, seed=1, substeps=1)
+    moves, _ = simulate(RegimeSwitching(JUMPS, **truth), HOUR, 1, 60_000, seed=1, substeps=1)
     found = calibrate.fit(calibrate.Regimes(), calibrate.of_moves(moves[0], HOUR))
     for key, value in (truth | dict(rate=1_200.0, deviation=0.01)).items():
         estimate = found.estimates[key]

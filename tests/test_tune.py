@@ -149,6 +149,16 @@ def test_a_limit_out_of_reach_is_said_so(tmp_path, keep_precision):
     [
         ('tune.constraints=[{kind="Mean",outcome="bad_dept",limit=1e-3}]', "'bad_dept' is no outcome"),
         ("tune.cost={posted=1.0}", "'posted' is no outcome"),
+        ("tune.cost={posted_margin=-1.0}", "tune.cost: posted_margin = -1: expected a price > 0"),
+        ("tune.cost={bad_debt=1.0}", "tune.cost: prices losses alone"),
+        ("tune.cost={}", "tune.cost: is empty"),
+        ("tune.constraints=[]", "tune.constraints: is empty"),
+        ("tune.variables=[]", "tune.variables: is empty"),
+        (
+            f'tune.variables=[{{kind="Above",name="{INITIAL}",base="{MAINTENANCE}",start=[0.1,0.2],upper=0.5}}]',
+            f"tune.variables.{INITIAL}: base = '{MAINTENANCE}': expected a variable listed before it",
+        ),
+        ('tune.choices={"waterfall.fund"=["much"]}', "tune.choices: {'waterfall.fund': 'much'}: waterfall.fund"),
         (
             'tune.variables=[{kind="Scale",name="margin.maintenance_rate",start=0.1}]',
             "did you mean 'maintenance_rates'",

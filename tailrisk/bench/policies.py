@@ -173,9 +173,11 @@ def evolution(search: _Search, seed: int) -> Result:
 def bayesian(search: _Search, seed: int) -> Result:
     """Constrained Bayesian optimization (Gardner et al. 2014): expected improvement times the probability to hold.
 
-    Fewer evaluations on larger samples of the same budget: its cost beside the paths is cubic in evaluations.
+    Fewer evaluations on larger samples of the same budget: its cost beside the paths is cubic in evaluations. Its linear
+    algebra is too small for more than one thread, which would only wait for each other.
     """
     from bayes_opt import BayesianOptimization, acquisition  # pyright: ignore[reportMissingImports]
+    from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingImports]  # scikit-learn brings it
 
     size = len(search.problem.variables)
     stream = search.stream._replace(paths=THRIFT * search.stream.paths)
@@ -195,7 +197,8 @@ def bayesian(search: _Search, seed: int) -> Result:
         allow_duplicate_points=True,
     )
     points = min(5 + size, large.evaluations // 2)
-    return _stopped(lambda: optimizer.maximize(init_points=points, n_iter=large.evaluations - points), large)
+    with threadpool_limits(1):
+        return _stopped(lambda: optimizer.maximize(init_points=points, n_iter=large.evaluations - points), large)
 
 
 def trust_region(search: _Search, seed: int) -> Result:

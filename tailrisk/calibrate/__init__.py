@@ -11,6 +11,7 @@ from .likelihood import fit as fit
 from .merton import Merton as Merton
 from .regimes import Regimes as Regimes
 from .returns import Returns as Returns
+from .returns import joined as joined
 from .returns import of_moves as of_moves
 from .returns import returns as returns
 from .returns import thinned as thinned

@@ -51,7 +51,7 @@ def moments(rows: Any) -> Float[Array, " moments"]:
     x = jnp.where(seen, rows, 0.0)
 
     def mean(value: Any, known: Any) -> Any:
-        return jnp.sum(jnp.where(known, value, 0.0)) / jnp.sum(known)
+        return jnp.sum(jnp.where(known, value, 0.0)) / jnp.sum(known, dtype=value.dtype)
 
     square = mean(x**2, seen)
     size = jnp.where(seen, jnp.abs(x) - mean(jnp.abs(x), seen), 0.0)

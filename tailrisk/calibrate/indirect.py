@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .likelihood import Fit, climb
+from .likelihood import Fit, at, climb
 from .reproduce import simulate
 from .returns import Returns
 
@@ -52,3 +52,14 @@ def indirect(
         report(f"round {number}: refit less target {np.round(gap, 3).tolist()}")
         point = point - gap
     return Corrected(point, gap, error)
+
+
+def corrected(found: Fit, data: Returns, rounds: int, report: Callable[[str], None] = lambda text: None) -> Fit:
+    """The fit at the corrected point. Its errors are those of the filter, on the scale on which nothing bounds a parameter.
+
+    The mean of the jumps and the drift stay: the filter does not bias them.
+    """
+    names = list(found.estimates)
+    held = tuple(i for i, name in enumerate(names) if name in ("mean", "drift"))
+    point = indirect(found, data, held=held, rounds=rounds, report=report).point
+    return at(found, data, point)

@@ -115,17 +115,29 @@ def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 
             "give more returns or choose a smaller law"
         )
     bread = np.linalg.inv(hessian)
-    moves, seen, every = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
-    density, rank = jax.jit(lambda *given: law.densities(*given))(jnp.asarray(point), moves, seen, every)
     scores = _scores(law, point, data)
-    robust = bread @ (scores.T @ scores) @ bread
-    named = {name: np.asarray(row) for name, row in jax.jacfwd(law.values)(jnp.asarray(point)).items()}
+    return _described(law, data, point, level, bread @ (scores.T @ scores) @ bread, bread, confidence)
+
+
+def _described(
+    law: AbstractLaw, data: Returns, point: Any, level: float, robust: Any, plain: Any, confidence: float = 0.95
+) -> Fit:
+    """Named values with intervals by the delta method, densities and ranks of a point."""
+    args = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
+    density, rank = jax.jit(lambda *given: law.densities(*given))(jnp.asarray(point), *args)
+    slopes = {name: np.asarray(row) for name, row in jax.jacfwd(law.values)(jnp.asarray(point)).items()}
     z = float(stats.norm.isf(0.5 - 0.5 * confidence))
     estimates = {}
     for name, value in law.values(jnp.asarray(point)).items():
-        error, center = float(np.sqrt(named[name] @ robust @ named[name])), float(value)
+        error, center = float(np.sqrt(slopes[name] @ robust @ slopes[name])), float(value)
         estimates[name] = Estimate(center, error, center - z * error, center + z * error, law.units[name], "")
-    return Fit(law, point, level, robust, bread, estimates, np.asarray(density), np.asarray(rank))
+    level = float(jnp.sum(density)) if np.isnan(level) else level
+    return Fit(law, np.asarray(point), level, robust, plain, estimates, np.asarray(density), np.asarray(rank))
+
+
+def at(found: Fit, data: Returns, point: Float[np.ndarray, " parameters"]) -> Fit:
+    """The same law at another point, with the covariances of the fit."""
+    return _described(found.law, data, point, np.nan, found.robust, found.covariance)
 
 
 def _scores(law: AbstractLaw, point: np.ndarray, data: Returns) -> Float[np.ndarray, "months parameters"]:

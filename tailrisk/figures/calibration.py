@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import style
+from .calibration_events import draw_margins, draw_posterior, draw_ratios
 from .distributions import exceedance
 from .style import BLACK, BLUE, GRAY, GREEN, ORANGE, SKY, VERMILION
 
@@ -20,6 +21,12 @@ def draw_calibration(found: Mapping[str, Any], arrays: Mapping[str, np.ndarray],
     files = []
     if "market" in found:
         files += style.save(draw_law_fit(found["market"], arrays), folder, "market")
+    if "replay" in found:
+        files += style.save(draw_ratios(found["replay"]), folder, "events")
+    if "posterior" in found:
+        files += style.save(draw_posterior(found["posterior"], arrays), folder, "posterior")
+    if "margins" in found:
+        files += style.save(draw_margins(found["margins"]), folder, "margins")
     return files
 
 

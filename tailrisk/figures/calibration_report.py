@@ -60,6 +60,27 @@ def _market(market: Mapping[str, Any]) -> Iterator[str]:
     yield from table(["statistic (log returns)", "measured", "95 % interval", *able], rows)
     yield "A star marks what lies outside the interval of what was measured."
     yield ""
+    if "heston" in market:
+        found = market["heston"]
+        yield from table(["Heston, by moments", "value (95 %)"], [[n, _span(e)] for n, e in found["estimates"].items()])
+        rows = [[n, f"{m[0]:.3f} ± {1.96 * m[1]:.3f}", f"{m[2]:.3f}"] for n, m in found["moments"].items()]
+        yield from table(["moment", "measured (95 %)", "simulated"], rows)
+        yield f"p-value of the moments together: {found['p_value']:.2g}."
+        yield ""
+
+
+def _correlations(pairs: Mapping[str, Any]) -> Iterator[str]:
+    names = ("correlation", "crash_correlation", "correlation_rise", "enter", "leave")
+    rows = [[pair, *(_span(p["estimates"][name]) for name in names)] for pair, p in pairs.items()]
+    head = ["pair", "in calm (1)", "in crash (1)", "rise (1)", "into crash (1/year)", "out of it (1/year)"]
+    yield from table(head, rows)
+    first = next(iter(pairs.values()))["buckets"]
+    rows = [
+        [pair, *(f"{b['correlation']:.2f} ({b['ci95'][0]:.2f} to {b['ci95'][1]:.2f})" for b in p["buckets"])]
+        for pair, p in pairs.items()
+    ]
+    spans = [f"{100 * b['low']:g} to {100 * b['high']:g} % of volatility before" for b in first]
+    yield from table(["correlation after", *spans], rows)
 
 
 def _impact(impact: Mapping[str, Any]) -> Iterator[str]:
@@ -105,6 +126,16 @@ def _impact(impact: Mapping[str, Any]) -> Iterator[str]:
 
 def _span(e: Mapping[str, Any]) -> str:
     return f"{e['value']:.3g} ({e['ci95'][0]:.3g} to {e['ci95'][1]:.3g})"
+
+
+def _book(book: Mapping[str, Any]) -> Iterator[str]:
+    units, error = book["open_interest_units"]
+    yield f"Open interest of all venues: {units:,.0f} units, plus or minus {1.96 * error:,.0f}."
+    yield ""
+    rows = [[name, _span(e)] for name, e in book["facts"].items()]
+    mix = zip(book["leverages"], book["weights"], book["mix"]["low"], book["mix"]["high"], strict=True)
+    rows += [[f"share of notional at leverage {lev:g} [A]", f"{w:.2f} ({a:.2f} to {b:.2f})"] for lev, w, a, b in mix]
+    yield from table(["number", "value (95 %)"], rows)
 
 
 def _replay(events: Mapping[str, Any]) -> Iterator[str]:
@@ -174,4 +205,12 @@ def _margins(found: Mapping[str, Any]) -> Iterator[str]:
     yield from table([*head, "five-period call", f"p-values: {', '.join(names)}"], rows)
 
 
-SECTIONS = {"market": _market, "impact": _impact, "replay": _replay, "posterior": _posterior, "margins": _margins}
+SECTIONS = {
+    "market": _market,
+    "correlations": _correlations,
+    "impact": _impact,
+    "book": _book,
+    "replay": _replay,
+    "posterior": _posterior,
+    "margins": _margins,
+}

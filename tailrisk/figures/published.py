@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from ..study.config import ConfigError
-from ..study.folder import write_json
-from ..study.observed import Row, judged, read_curves, status, write_curves
+from ..study.folder import write_atomic, write_json
+from ..study.observed import Claim, Row, judged, read_curves, status, write_curves
 from ..study.published import Experiment, Setting, data_records, manifest
 from . import style
 
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 def publish(experiment: Experiment, out: Path, setting: Setting, *, smoke: bool) -> Verdict:
-    """Runs an experiment and writes NAME.csv, NAME.json, NAME.pdf and NAME.png, whatever its checks say."""
+    """Runs an experiment and writes NAME.csv, NAME.json, NAME.pdf, NAME.png and a card NAME.md, whatever its checks say."""
     config, data, began = experiment.config(smoke), data_records(experiment, setting.data), time.monotonic()
     curves = experiment.module.main(config, setting)
     seconds, rows = time.monotonic() - began, judged(experiment.module.checks(curves))
@@ -79,7 +79,18 @@ def redraw(experiment: Experiment, out: Path) -> Verdict:
     marks = [_MARKS[status(rows)]] if status(rows) in _MARKS else []
     mark(figure, marks + ([("smoke run", style.GRAY)] if written["mode"] == "smoke" else []))
     style.save(figure, out, experiment.name)
+    claims = experiment.card(curves)
+    if claims:
+        text = card_text(experiment.name, claims)
+        write_atomic(out / f"{experiment.name}.md", lambda file: file.write(text.encode()))
     return Verdict(experiment.name, status(rows), rows, time.monotonic() - began)
+
+
+def card_text(name: str, claims: list[Claim]) -> str:
+    """The card of a replication as a table: published, ours, and where the published number stands."""
+    rows = (("number", "published", "ours", "provenance of the published number"), ("---",) * 4, *claims)
+    lines = [f"| {' | '.join(cell or '-' for cell in row)} |" for row in rows]
+    return f"# {name}: published and ours\n\n" + "\n".join(lines) + "\n"
 
 
 def mark(figure: Figure, marks: list[tuple[str, str]]) -> None:

@@ -16,24 +16,24 @@ from jaxtyping import Float
 from scipy import linalg
 
 from .problem import Policy, Problem, Stream, checked, judgement, outcomes
-from .sensitivity import Slopes, contributions, moved, room
-from .stationarity import Stationarity, walls
+from .sensitivity import Slopes, contributions, stepped
+from .stationarity import Stationarity, normals, walls
 from .variables import STEP, rows
 
 _FLAT = 3.0  # standard errors within which a second derivative is no evidence of a slope on either side
 _NARROW = 0.2  # share of the wanted step below which a side has no room
+_NOTHING = 1e-12  # change of a slack per step that is a rounding error
 _NAMED = 0.25  # part of a unit vector from which on a number is named
 
 
 class Curvature(NamedTuple):
-    """Hessian of the Lagrangian per 10 % of both numbers, as a share of the cost, and what it is in free directions.
+    """The Hessian of the Lagrangian in free directions, per 10 % of every number and as a share of the cost.
 
-    `eigenvalues` of the reduced Hessian rise; column j of `directions` is the unit vector of the j-th. A step of 10 % along
-    it costs half its eigenvalue, as a share of the cost.
+    `eigenvalues` rise; column j of `directions` is the unit vector of the j-th. A step of 10 % along it costs half its
+    eigenvalue.
     """
 
     entries: tuple[tuple[str, int], ...]
-    matrix: Float[np.ndarray, "entries entries"]
     eigenvalues: Float[np.ndarray, " free"]
     errors: Float[np.ndarray, " free"]
     directions: Float[np.ndarray, "entries free"]
@@ -65,84 +65,82 @@ def curvature(
     z: float = 1.645,
     room: float = 0.03,
 ) -> Curvature:
-    """Second differences of the Lagrangian of the deciding model on common paths, each number moved by the share `step`.
+    """Second differences of the Lagrangian of the deciding model on common paths, along a basis of the free directions.
 
-    Levels of shortfalls are at their best place at every point. A number with room on one side alone is differenced
-    there; one that cannot move on its own is held. Standard errors are those of the means that the bounds contain.
+    A unit of a direction is the share `step` of its numbers. Levels of shortfalls are at their best place at every point. A
+    direction with room on one side alone is differenced there. Standard errors are those of the means in the bounds.
     """
     problem, prices = checked(problem), optimal.prices / (1.0 - room)
-    points, sums, held = _points(problem, policy, slopes.entries, step)
+    basis = _free(problem, policy, slopes, optimal)
+    points, sums = _points(problem, policy, slopes.entries, basis, step / STEP)
     costs, values, paths = [], [], []
     for point in points:
-        parameters = policy.parameters
-        for entry, by in zip(slopes.entries, point, strict=True):
-            parameters = moved(parameters, entry, by) if by else parameters
-        drawn = outcomes(problem, parameters, stream)
+        drawn = outcomes(problem, stepped(policy.parameters, slopes.entries, basis @ point), stream)
         judged = judgement(problem, drawn)
         cost, carried = contributions(problem, drawn, judged.levels)
         costs.append(judged.cost)
         values.append(judged.cost + float(prices @ (judged.value + z * judged.std_error)))
         paths.append(cost + prices @ carried)
     spread = np.cov(np.array(paths) - paths[0]).reshape(len(paths), -1) / stream.paths
-    cost = abs(costs[0]) or 1.0
-    matrix = sums @ np.array(values) / cost
-    free = _free(problem, policy, slopes, optimal, held)
-    found, inside = np.linalg.eigh(free.T @ matrix @ free)
-    directions = free @ inside
-    weights = np.einsum("ik,jk,ijp->kp", directions, directions, sums)
-    errors = np.sqrt(np.maximum(np.einsum("kp,pq,kq->k", weights, spread, weights), 0.0)) / cost
-    return Curvature(slopes.entries, matrix, found, errors, directions)
+    scale = abs(costs[0]) or 1.0
+    found, inside = np.linalg.eigh(sums @ np.array(values) / scale)
+    weights = np.einsum("ik,jk,ijp->kp", inside, inside, sums)
+    errors = np.sqrt(np.maximum(np.einsum("kp,pq,kq->k", weights, spread, weights), 0.0)) / scale
+    return Curvature(slopes.entries, found, errors, basis @ inside)
 
 
 def _points(
-    problem: Problem, policy: Policy, entries: tuple[tuple[str, int], ...], step: float
-) -> tuple[list[np.ndarray], Float[np.ndarray, "entries entries points"], list[int]]:
-    """Displacements of all numbers, the sums over them that make second differences, and the entries that are held.
+    problem: Problem,
+    policy: Policy,
+    entries: tuple[tuple[str, int], ...],
+    basis: Float[np.ndarray, "entries free"],
+    step: float,
+) -> tuple[list[np.ndarray], Float[np.ndarray, "free free points"]]:
+    """Moves along the basis, and the sums over them that make second differences.
 
-    Every number moves by at most half its room, so that no pair of moves leaves an order.
+    Every direction goes at most half its way to a bound or an order, so that no pair of moves leaves one.
     """
-    bounds, n = rows(problem.variables, policy.parameters), len(entries)
-    size = np.array([abs(float(np.reshape(policy.parameters[name], -1)[k])) for name, k in entries])
-    by, sides, held = np.zeros(n), np.zeros(n, int), []
-    for j, entry in enumerate(entries):
-        down, up = (min(step * size[j], 0.5 * free) for free in room(bounds, entry))
-        if min(down, up) > _NARROW * step * size[j]:
-            by[j], sides[j] = min(down, up), 2
-        elif max(down, up) > _NARROW * step * size[j]:
-            by[j], sides[j] = (0.5 * up if up > down else -0.5 * down), 1
-        else:
-            held.append(j)
-    points, sums = [np.zeros(n)], {}
-    unit = np.diag(by)
+    all_rows, n = rows(problem.variables, policy.parameters), basis.shape[1]
+    along = normals(all_rows, policy.parameters, entries) @ basis
+    slack = np.array([max(row.slack, 0.0) for row in all_rows])[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        down, up = (
+            np.minimum(
+                step, 0.5 * np.where(sign * along > _NOTHING, slack / np.abs(along), np.inf).min(0, initial=np.inf)
+            )
+            for sign in (1.0, -1.0)
+        )
+    central = np.minimum(down, up) > _NARROW * step
+    by = np.where(central, np.minimum(down, up), np.where(up > down, 0.5 * up, -0.5 * down))
+    by = np.where(by == 0.0, _NARROW * step, by)  # no room at all: rounding errors of an order that is only just kept
+    unit, points, out = np.diag(by), [np.zeros(n)], np.zeros((n, n, 1 + 2 * n + n * (n - 1)))
 
     def at(point: np.ndarray) -> int:
         points.append(point)
         return len(points) - 1
 
-    first = {j: at(unit[j]) for j in range(n) if sides[j]}
-    second = {j: at(-unit[j] if sides[j] == 2 else 2.0 * unit[j]) for j in first}
-    for j in first:
-        middle, far = (0, first[j]) if sides[j] == 2 else (first[j], 0)
-        sums[j, j] = {middle: -2.0, far: 1.0, second[j]: 1.0}, 1.0
-        for i in (i for i in first if i < j):
-            sums[i, j] = {at(unit[i] + unit[j]): 1.0, first[i]: -1.0, first[j]: -1.0, 0: 1.0}, 1.0
-            if sides[i] == sides[j] == 2:
-                other = {at(-unit[i] - unit[j]): 1.0, second[i]: -1.0, second[j]: -1.0, 0: 2.0}
-                sums[i, j] = sums[i, j][0] | other, 0.5
-    out = np.zeros((n, n, len(points)))
-    scaled = by / (STEP * size)
-    for (i, j), (terms, share) in sums.items():
-        for place, times in terms.items():
-            out[i, j, place] = out[j, i, place] = share * times / (scaled[i] * scaled[j])
-    return points, out, held
+    first = [at(unit[j]) for j in range(n)]
+    second = [at(-unit[j] if central[j] else 2.0 * unit[j]) for j in range(n)]
+    for j in range(n):
+        middle, far = (0, first[j]) if central[j] else (first[j], 0)
+        out[j, j, [middle, far, second[j]]] = np.array([-2.0, 1.0, 1.0]) / by[j] ** 2
+        for i in range(j):
+            both = central[i] and central[j]
+            share = (0.5 if both else 1.0) / (by[i] * by[j])
+            out[i, j, [at(unit[i] + unit[j]), first[i], first[j], 0]] = share * np.array([1.0, -1.0, -1.0, 1.0])
+            if both:
+                out[i, j, [at(-unit[i] - unit[j]), second[i], second[j]]] = share * np.array([1.0, -1.0, -1.0])
+                out[i, j, 0] = 2.0 * share
+            out[j, i] = out[i, j]
+    return points, out[:, :, : len(points)]
 
 
-def _free(problem: Problem, policy: Policy, slopes: Slopes, optimal: Stationarity, held: list[int]) -> np.ndarray:
+def _free(problem: Problem, policy: Policy, slopes: Slopes, optimal: Stationarity) -> Float[np.ndarray, "entries free"]:
     """Unit vectors, per 10 % of the numbers, along which nothing that binds with a price changes."""
     n = len(slopes.entries)
     touched = walls(rows(problem.variables, policy.parameters), policy.parameters, slopes)
     sides = [np.nan_to_num(row) for row, price in zip(slopes.bound, optimal.prices, strict=True) if price > 0.0]
     sides += [wall for (_, wall), (_, mu) in zip(touched, optimal.touched, strict=True) if mu > 0.0]
-    sides += [np.eye(n)[j] for j in range(n) if j in held or not np.isfinite(slopes.cost[j])]
+    sides += [np.eye(n)[j] for j in range(n) if not np.isfinite(slopes.cost[j])]
     sides = [side / np.linalg.norm(side) for side in sides if np.linalg.norm(side) > 0.0]
     return linalg.null_space(np.array(sides)) if sides else np.eye(n)

@@ -5,7 +5,8 @@ smooth over a few per cent of every number, so their differences make a quadrati
 
     min over d   grad C'd + d'Hd/2,   bound_k + grad bound_k'd <= limit_k,   bounds and orders,   |d| <= reach,
 
-with H the Hessian of the Lagrangian. What is left is small enough for a front of optima to have the slope of its multipliers.
+with H the Hessian of the Lagrangian: second differences of one number at a time, then whatever explains how its gradient
+changed from step to step. What is left is small enough for a front of optima to have the slope of its multipliers.
 
 **Source:** Nocedal and Wright (2006), "Numerical Optimization", section 18.1.
 """
@@ -17,12 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from .curvature import curvature
 from .problem import Judgement, Policy, Problem, Stream, checked, judge
 from .refine import Refined, Trials, settle
-from .sensitivity import Slopes, differences, moved
+from .sensitivity import Slopes, differences, stepped
 from .stationarity import normals, stationarity
-from .variables import STEP, rows
+from .variables import rows
 
 _INSIDE = 1e-4  # share of every limit that a step aims to leave, so that what its model leaves out breaks none
 _STILL = 1e-6  # share of the cost below which a gain is none
@@ -39,33 +39,31 @@ def polish(
     *,
     z: float = 1.645,
     room: float = 0.03,
-    matrix: Float[np.ndarray, "entries entries"] | None = None,
     rounds: int = 5,
     reach: float = 1.5,
 ) -> Refined:
     """Newton steps of at most `reach` times 10 % of every number, each kept if it helps on the same paths.
 
-    `matrix` is the Hessian of the Lagrangian where a neighbor's is known, as `Curvature` has it; else it costs some n^2
-    evaluations. The result is the cheapest policy seen that holds, or the one that misses least.
+    The result is the cheapest policy seen that holds, or the one that misses least.
     """
     cast, limits = checked(problem), np.array([float(c.limit) for c in problem.constraints])
     trials = Trials(cast, stream, z, room)
     here = {name: np.asarray(value, float) for name, value in start.items()}
-    judged, before, spent = judge(cast, here, stream), None, 0
+    judged, matrix, before, spent = judge(cast, here, stream), np.zeros((0, 0)), None, 0
     seen = [(here, judged)]
     for _ in range(rounds):
         policy = Policy(here, judged.levels)
-        slopes = differences(problem, policy, stream, z=z)
+        slopes = differences(problem, policy, stream, z=z, bends=before is None)
         tight = judged._replace(value=trials.limits - z * judged.std_error)  # each limit may bind where this leads
         optimal = stationarity(problem, here, tight, slopes, z=z, room=room)
-        spent += 2 * len(slopes.entries)
-        if matrix is None:
-            matrix = curvature(problem, policy, stream, slopes, optimal, z=z, room=room).matrix
-            spent += len(slopes.entries) ** 2 + len(slopes.entries) + 1
+        spent += 2 * len(slopes.entries) + (before is None)
         scale = abs(judged.cost) or 1.0
         price = optimal.prices * limits / scale
+        weights = np.append(1.0 / scale, price / trials.limits)
         if before is not None:
-            matrix = _secant(matrix, before[0], price / trials.limits, slopes, before[1], scale)
+            matrix = _secant(matrix, before[0], weights, slopes, before[1])
+        elif slopes.bends is not None:
+            matrix = np.diag(weights @ slopes.bends)
 
         def merit(one: tuple[Any, Judgement], price: np.ndarray = price, scale: float = scale) -> float:
             return one[1].cost + 2.0 * scale * float(price @ np.maximum(trials.violations(one[1]), 0.0))
@@ -75,7 +73,7 @@ def polish(
             last, step = step, _step(problem, here, judged.cost, over + _INSIDE, slopes, matrix, trials.limits, reach)
             if step is None:
                 break
-            there = _moved(here, slopes.entries, step)
+            there = stepped(here, slopes.entries, step)
             seen.append((there, judge(cast, there, stream)))
             if merit(seen[-1]) < merit(best):
                 best, before = seen[-1], (step, slopes)
@@ -90,14 +88,12 @@ def polish(
     return settle(problem, cheapest, stream, z=z, room=room, evaluations=spent + len(seen))
 
 
-def _secant(
-    matrix: np.ndarray, step: np.ndarray, weights: np.ndarray, slopes: Slopes, before: Slopes, scale: float
-) -> np.ndarray:
+def _secant(matrix: np.ndarray, step: np.ndarray, weights: np.ndarray, slopes: Slopes, before: Slopes) -> np.ndarray:
     """The Hessian that explains how the gradient of the Lagrangian changed over a step, nearest to the one before.
 
     Symmetric update of rank one (Nocedal and Wright, eq. 6.24), for steps that are longer than the noise of a derivative.
     """
-    change = np.nan_to_num((slopes.cost - before.cost) / scale) + weights @ np.nan_to_num(slopes.bound - before.bound)
+    change = weights @ np.nan_to_num(np.vstack([slopes.cost - before.cost, slopes.bound - before.bound]))
     left = change - matrix @ step
     along = float(left @ step)
     if np.linalg.norm(step) < _LONG or abs(along) < 0.1 * np.linalg.norm(left) * np.linalg.norm(step):
@@ -137,13 +133,3 @@ def _step(
         options={"ftol": 1e-14, "maxiter": 200},
     )
     return found.x if np.all(np.isfinite(found.x)) and found.success else None
-
-
-def _moved(
-    here: Mapping[str, np.ndarray], entries: tuple[tuple[str, int], ...], step: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The numbers after a step in units of 10 %."""
-    there = dict(here)
-    for (name, k), by in zip(entries, step, strict=True):
-        there = moved(there, (name, k), STEP * abs(float(np.reshape(here[name], -1)[k])) * float(by))
-    return there

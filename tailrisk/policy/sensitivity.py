@@ -23,7 +23,8 @@ class Slopes(NamedTuple):
     """Derivatives per 10 % of each entry, with standard errors; `nan` where an entry cannot move on its own.
 
     `bound` is that of the upper confidence bound, value + z standard errors. `here` and `here_error` are the constrained
-    quantities themselves where the derivatives came with them.
+    quantities themselves where the derivatives came with them, `bends` the second derivatives of the cost (first row) and of
+    the bounds, each in one entry.
     """
 
     entries: tuple[tuple[str, int], ...]  # (variable, place)
@@ -34,6 +35,7 @@ class Slopes(NamedTuple):
     bound: Float[np.ndarray, "constraints entries"]
     here: Float[np.ndarray, " constraints"] | None = None
     here_error: Float[np.ndarray, " constraints"] | None = None
+    bends: Float[np.ndarray, "functions entries"] | None = None
 
 
 def entries(parameters: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -49,6 +51,16 @@ def moved(parameters: Mapping[str, Any], entry: tuple[str, int], step: float) ->
     flat[place] += step
     out[name] = flat.reshape(out[name].shape)
     return out
+
+
+def stepped(
+    parameters: Mapping[str, Any], names: tuple[tuple[str, int], ...], steps: Float[np.ndarray, " entries"]
+) -> dict[str, np.ndarray]:
+    """The parameters after a step in units of 10 % of each entry."""
+    there = {name: np.array(value, float) for name, value in parameters.items()}
+    for (name, k), by in zip(names, steps, strict=True):
+        there = moved(there, (name, k), STEP * abs(float(np.reshape(parameters[name], -1)[k])) * float(by))
+    return there
 
 
 def room(rows: list[Row], entry: tuple[str, int]) -> tuple[float, float]:
@@ -73,10 +85,13 @@ def contributions(
     return cost * weight / weight.mean(), np.array(carried)
 
 
-def differences(problem: Problem, policy: Policy, stream: Stream, *, step: float = 0.05, z: float = 1.645) -> Slopes:
+def differences(
+    problem: Problem, policy: Policy, stream: Stream, *, step: float = 0.05, z: float = 1.645, bends: bool = False
+) -> Slopes:
     """Central differences of the deciding model on common paths, each entry moved by the share `step` of its value.
 
     The level of a shortfall stays where the policy has it: at its minimum it does not matter (the envelope theorem).
+    `bends` asks for second differences too: 0 where an entry moves to one side alone.
 
     **Raises:** `InputError` for a problem that does not fit together, or a step out of (0, 1).
     """
@@ -88,6 +103,14 @@ def differences(problem: Problem, policy: Policy, stream: Stream, *, step: float
     shape = (len(problem.constraints), len(names))
     cost, cost_error = np.full((2, len(names)), np.nan)
     value, value_error, bound = (np.full(shape, np.nan) for _ in range(3))
+    bend = np.zeros((1 + len(problem.constraints), len(names)))
+
+    def functions(seen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return np.append(seen[0].mean(), seen[1].mean(axis=1) + z * seen[1].std(axis=1, ddof=1) / root)
+
+    here = (
+        functions(contributions(problem, outcomes(problem, policy.parameters, stream), policy.levels)) if bends else 0.0
+    )
     for j, entry in enumerate(names):
         size = abs(float(np.reshape(policy.parameters[entry[0]], -1)[entry[1]]))
         down, up = (min(step * size, free) for free in room(rows, entry))
@@ -101,7 +124,10 @@ def differences(problem: Problem, policy: Policy, stream: Stream, *, step: float
         value[:, j], value_error[:, j] = apart.mean(axis=1), apart.std(axis=1, ddof=1) / root
         spread = (high[1].std(axis=1, ddof=1) - low[1].std(axis=1, ddof=1)) / root
         bound[:, j] = value[:, j] + z * scale * spread
-    return Slopes(names, cost, cost_error, value, value_error, bound)
+        if bends and min(down, up) > 0.1 * (down + up):
+            above, below = (functions(high) - here) / up, (here - functions(low)) / down
+            bend[:, j] = (STEP * size) ** 2 * 2.0 * (above - below) / (down + up)
+    return Slopes(names, cost, cost_error, value, value_error, bound, bends=bend if bends else None)
 
 
 def pathwise(problem: Problem, policy: Policy, stream: Stream, *, batches: int = 8, z: float = 1.645) -> Slopes:

@@ -9,12 +9,17 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from .._fields import Real, choice, count, real
-from ..calibrate import AbstractLaw, Fit, contest, fit, goodness, returns, thinned
+from .._fields import Real, choice, count, flag, real
+from ..calibrate import AbstractLaw, Fit, HawkesFilter, contest, fit, goodness, joined, returns, thinned
+from ..calibrate.correlation import PairRegimes, by_volatility
 from ..calibrate.goodness import quantile_plot
+from ..calibrate.heston import fit_heston
+from ..calibrate.indirect import corrected
 from ..calibrate.margins import backtest
 from ..calibrate.reproduce import day_of, measured, rows_of, simulate, statistics
 from ..data.series import AbstractSeries
+from .book_task import BookTask
+from .book_task import estimate as estimate_book
 from .config import ConfigError, apply_override, read_toml, structure
 from .events import Replays, read, replay, table_of
 from .folder import write_arrays, write_json, write_text
@@ -22,7 +27,7 @@ from .impact_task import ImpactTask, plain
 from .impact_task import estimate as estimate_impact
 from .posterior import speak
 from .run import made_with, use_precision
-from .tables import market_table
+from .tables import in_hours, market_table
 
 Report = Callable[[str], None]
 
@@ -32,6 +37,8 @@ class MarketTask(eqx.Module):
 
     series: AbstractSeries
     laws: tuple[AbstractLaw, ...] = eqx.field(converter=tuple)
+    rounds: int = count(0)  # of indirect inference, which corrects the bias of HawkesFilter
+    heston: bool = flag(False)  # stochastic volatility by simulated moments as well
     choose: str = eqx.field(static=True, converter=str, default="")  # the law to write; empty: by BIC
     months: int = count(200, least=10)  # simulated
     resamples: int = count(200, least=20)  # of months of the history
@@ -44,6 +51,20 @@ class MarketTask(eqx.Module):
             yield "series", f"{self.series.assets} assets, expected one"
         if self.choose and self.choose not in names:
             yield "choose", f"{self.choose!r} is none of the laws {', '.join(names)}"
+
+
+class CorrelationTask(eqx.Module):
+    """Series of several assets over the same times; the first is paired with each of the others."""
+
+    series: tuple[AbstractSeries, ...] = eqx.field(converter=tuple)
+    names: tuple[str, ...] = eqx.field(static=True, converter=lambda given: tuple(str(n) for n in given))
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if len(self.series) < 2 or len(self.names) != len(self.series):
+            yield (
+                "names",
+                f"{len(self.names)} name(s) for {len(self.series)} series; give at least two series, each with a name",
+            )
 
 
 class MarginTask(eqx.Module):
@@ -78,14 +99,18 @@ class Calibration(eqx.Module):
     seed: int = count(0, most=2**32 - 1)
     precision: str = choice("float64", "float64")
     market: MarketTask | None = None
+    correlations: CorrelationTask | None = None
     impact: ImpactTask | None = None
+    book: BookTask | None = None
     replay: Replays | None = None
     posterior: PosteriorTask | None = None
     margins: MarginTask | None = None
 
     def check(self) -> Iterator[tuple[str, str]]:
-        if all(part is None for part in (self.market, self.impact, self.replay, self.margins)):
-            yield "", "nothing to do; give a table [market], [impact], [replay] or [margins]"
+        if all(
+            part is None for part in (self.market, self.correlations, self.impact, self.book, self.replay, self.margins)
+        ):
+            yield "", "nothing to do; give a table [market], [correlations], [impact], [book], [replay] or [margins]"
         if self.posterior is not None:
             known = [event.name for event in self.replay.events] if self.replay is not None else []
             if self.posterior.event not in known:
@@ -114,9 +139,14 @@ def execute(wanted: Calibration, folder: Path, report: Report = lambda text: Non
         found["market"], text = _market(wanted.market, wanted, arrays, report)
         if text:
             write_text(folder / "market.toml", text)
+    if wanted.correlations is not None:
+        found["correlations"] = _correlations(wanted.correlations, report)
     if wanted.impact is not None:
         found["impact"], text = estimate_impact(wanted.impact, wanted.seed, wanted.source, report)
         write_text(folder / "impact.toml", text)
+    if wanted.book is not None:
+        found["book"], text = estimate_book(wanted.book, wanted.seed, wanted.source)
+        write_text(folder / "book.toml", text)
     if wanted.replay is not None:
         crashes = {event.name: read(event, wanted.replay.hours) for event in wanted.replay.events}
         found["replay"] = {
@@ -126,8 +156,9 @@ def execute(wanted: Calibration, folder: Path, report: Report = lambda text: Non
         for name, crash in crashes.items():
             arrays[f"replay/{name}"] = crash.log_price
         if wanted.posterior is not None:
-            found["posterior"], rows = speak(wanted.posterior, wanted.replay, crashes, wanted.seed, arrays, report)
-            write_text(folder / "posterior.csv", rows)
+            found["posterior"], files = speak(wanted.posterior, wanted.replay, crashes, wanted.seed, arrays, report)
+            for name, text in files.items():
+                write_text(folder / name, text)
     if wanted.margins is not None:
         task = wanted.margins
         days = thinned(returns(task.series), task.every)
@@ -150,6 +181,8 @@ def _market(
         name = type(law).__name__
         fits[name] = fit(law, data)
         report(f"{name}: log likelihood {fits[name].log_likelihood:.1f}")
+        if task.rounds and isinstance(law, HawkesFilter):
+            fits[f"{name}, indirect"] = corrected(fits[name], data, task.rounds, report)
     day = day_of(data)
     real = measured(data, day, task.resamples, wanted.seed)
     arrays["market/losses"] = -data.observed
@@ -167,28 +200,45 @@ def _market(
     if task.choose and task.choose not in able:
         raise ConfigError(f"market.choose: {task.choose} is no law that a scenario can run; choose {', '.join(able)}")
     best = task.choose or max(able, key=lambda name: laws[name]["bic"], default="")
-    contests = [
-        contest(one, two, data)._asdict() for i, one in enumerate(fits.values()) for two in [*fits.values()][:i]
-    ]
+    own = [one for name, one in fits.items() if not name.endswith("indirect")]
+    contests = [contest(one, two, data)._asdict() for i, one in enumerate(own) for two in own[:i]]
     out = {
         "start": data.start, "end": data.end, "returns": int(data.seen.sum()), "every_hours": data.every * 8760.0,
         "chosen": best, "measured": {name: m._asdict() for name, m in real.items()}, "laws": laws, "contests": contests,
     }  # fmt: skip
+    if task.heston:
+        moments = fit_heston(data, seed=wanted.seed)
+        out["heston"] = plain(moments._asdict())
+        report(f"Heston: p-value of its moments {moments.p_value:.2g}")
     if not best:
         return out, ""
     about = f"{data.seen.sum():,} returns every {data.every * 8760.0:g} h, {data.start[:10]} to {data.end[:10]}"
     return out, market_table(able[best], laws[best].get("crash_from", 1.0), wanted.source, about)
 
 
+def _correlations(task: CorrelationTask, report: Report) -> dict[str, Any]:
+    first, *others = (returns(series) for series in task.series)
+    out = {}
+    for name, other in zip(task.names[1:], others, strict=True):
+        data = joined(first, other)
+        found, buckets = fit(PairRegimes(), data), by_volatility(data)
+        pair = f"{task.names[0]} and {name}"
+        report(
+            f"{pair}: correlation {found.values['correlation']:.2f} in calm, {found.values['crash_correlation']:.2f} in crash"
+        )
+        out[pair] = {
+            "start": data.start, "end": data.end, "estimates": plain(found.estimates),
+            "buckets": [bucket._asdict() for bucket in buckets],
+        }  # fmt: skip
+    return out
+
+
 def _law(one: Fit, data: Any) -> dict[str, Any]:
-    plain = np.sqrt(np.diag(one.covariance) / np.diag(one.robust))
+    ratio = np.sqrt(np.diag(one.covariance) / np.diag(one.robust))
     return {
         "log_likelihood": one.log_likelihood,
         "bic": 2.0 * one.log_likelihood - one.point.size * float(np.log(data.seen.sum())),
-        "estimates": {
-            name: {"value": e.value, "std_error": e.std_error, "ci95": [e.low, e.high], "unit": e.unit}
-            for name, e in one.estimates.items()
-        },
-        "hessian_over_robust_error": plain.tolist(),
+        "estimates": plain({name: in_hours(e) for name, e in one.estimates.items()}),
+        "hessian_over_robust_error": ratio.tolist(),
         "goodness": goodness(one, data)._asdict(),
     }

@@ -44,14 +44,16 @@ class Days(AbstractSystem):
         long_run, zero = self.deviation**2, jnp.zeros((), self.dtype)
         return long_run, long_run, long_run, zero, zero, zero
 
-    def step(self, state: tuple[Any, ...], noise: Noise) -> tuple[tuple[Any, ...], None]:
+    def step(self, state: tuple[Any, ...], noise: Noise) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """A day; shows the estimated volatility before it, its fall, and its true volatility."""
         variance, seen, _, _, _, day = state
         normal = noise.normal[0] + jnp.where(day == self.steps - 1, self.tilt, 0.0)
         fall = jnp.sqrt(variance) * normal
         keep = jnp.exp2(-1.0 / self.half_life)
         rest = (1.0 - self.reaction - self.persistence) * self.deviation**2
+        shown = jnp.sqrt(seen), fall, jnp.sqrt(variance)
         after = rest + self.reaction * fall**2 + self.persistence * variance
-        return (after, keep * seen + (1.0 - keep) * fall**2, seen, fall, normal, day + 1.0), None
+        return (after, keep * seen + (1.0 - keep) * fall**2, seen, fall, normal, day + 1.0), shown
 
     def outcome(self, state: tuple[Any, ...]) -> dict[str, Float[Array, ""]]:
         _, _, seen, fall, normal, _ = state

@@ -28,7 +28,14 @@ from .bars import BarsFile
 from .config import ConfigError
 
 HOUR = 12  # bars
-STATISTICS = ("drop", "worst hour", "minutes to recover half", "rebound", "liquidated share", "deleveraged share")
+STATISTICS = (
+    "drop",
+    "worst hour",
+    "minutes to recover half",
+    "rebound",
+    "liquidated share",
+    "deleveraged over liquidated",
+)
 
 
 class Event(eqx.Module):
@@ -38,7 +45,7 @@ class Event(eqx.Module):
     bars: BarsFile
     start: str = eqx.field(static=True, converter=str)  # ISO, UTC
     liquidated_share: Real = real([], unit="1", least=0.0)  # [low, high] of open interest; empty: not known
-    deleveraged_share: Real = real([], unit="1", least=0.0)  # [low, high] of open interest
+    deleveraged: Real = real([], unit="1", least=0.0)  # [low, high] notional deleveraged over notional liquidated
     source: str = eqx.field(static=True, converter=str, default="")  # of the published numbers
 
 
@@ -198,7 +205,8 @@ def play(scenario: Scenario, seed: int) -> dict[str, float]:
     out = measures_of(np.asarray(flow.log_price, float)[0, :, 0])
     gross = float(np.asarray(scenario.book.notional))  # pyright: ignore[reportAttributeAccessIssue]
     out["liquidated share"] = float(found["liquidated_share"][0])
-    out["deleveraged share"] = float(found["adl_notional"][0]) / gross
+    liquidated = out["liquidated share"] * gross
+    out["deleveraged over liquidated"] = float(found["adl_notional"][0]) / liquidated if liquidated > 0.0 else 0.0
     market, news = float(found["market_fall"][0]), float(found["news_fall"][0])
     out["amplification"] = market / news if news > 0.0 else np.nan
     out["part of the cascade"] = 1.0 - news / market if market > 0.0 else 0.0
@@ -235,7 +243,7 @@ def table_of(crash: Crash, played: Played) -> dict[str, Any]:
     real_drop = measures_of(crash.log_price)
     published = {
         "liquidated share": np.asarray(crash.event.liquidated_share, float),
-        "deleveraged share": np.asarray(crash.event.deleveraged_share, float),
+        "deleveraged over liquidated": np.asarray(crash.event.deleveraged, float),
     }
     rows = {}
     for name in STATISTICS:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
 
 from .._fields import Real, count, real
 from ..policy import (
@@ -76,7 +75,6 @@ def trace(
     problem: Problem,
     searched: Refined,
     certified_one: tuple[Certificate, Refined],
-    matrix: Float[np.ndarray, "entries entries"],
     stream: Stream,
     wanted: Any,
     certified: Certified,
@@ -85,7 +83,7 @@ def trace(
     """Targets from the strictest to the loosest, each searched from its neighbor, outwards from the policy that is known.
 
     The slope is that of the cost before rounding, in which a grid of rates would drown it, and before a certificate that
-    failed takes more room. `matrix` is the Hessian of the Lagrangian at the known policy.
+    failed takes more room.
     """
     front, which = wanted.frontier, wanted.frontier.constraint
     factors = sorted({*np.asarray(front.factors, float).tolist(), 1.0}) if front.factors.size else []
@@ -101,7 +99,7 @@ def trace(
             began = time.monotonic()
             here = eqx.tree_at(lambda p: p.constraints[which].limit, problem, np.asarray(factor * limit))
             coarse = refine(here, before.optimum.parameters, stream, method)
-            fine = polish(here, coarse.optimum.parameters, stream, z=Z, room=ROOM, matrix=matrix)
+            fine = polish(here, coarse.optimum.parameters, stream, z=Z, room=ROOM)
             before = min(coarse, fine, key=lambda one: (max(one.violation, 0.0), one.at_optimum.cost))
             seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
             found[factor] = here, before, *certified(here, before, seed)

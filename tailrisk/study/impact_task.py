@@ -119,6 +119,7 @@ def _table(normal: Any, prefactor: Any, constants: dict[str, Estimate], source: 
     known = constants | {"prefactor": prefactor.mean._replace(low=low, high=high)}
     recovery = known["recovery"]
     year = 365.0 * 1440.0
+    known["floor"] = known["floor"]._replace(high=min(known["floor"].high, 1.0))
     known["recovery"] = recovery._replace(low=recovery.low / year, high=recovery.high / year, unit="year")
     head = (
         f"# Impact and depth from {source}. Made by `tailrisk calibrate`.\n"

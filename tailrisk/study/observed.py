@@ -90,6 +90,18 @@ def sampled(
     return Check(id, float(expected), float(obtained), np.nan, provenance, float(std_error), side, refused)
 
 
+class Claim(NamedTuple):
+    """A line of the card of a replication: what was published, what we find, and where the published number stands.
+
+    A number of ours never stands under `published`.
+    """
+
+    what: str
+    published: str
+    ours: str
+    provenance: str
+
+
 class Row(NamedTuple):
     """A check with its verdict; `deviation` is in units of the tolerance."""
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+import tomli_w
 
+from ..calibrate.books import tilted
 from ..calibrate.posterior import posterior, simulation_based_check
 from .config import ConfigError
 from .events import Crash, Replays, World, measures_of, replay
@@ -14,7 +16,23 @@ from .impact_task import plain
 
 NAMES = World._fields
 STATISTICS = ("log drop", "rebound", "log liquidated share")
+KEYS = {
+    "prefactor": "impact.prefactor",
+    "crash_loss": "impact.depth.crash_loss",
+    "sensitivity": "impact.depth.sensitivity",
+    "floor": "impact.depth.floor",
+}
 _LEAST = 1e-4  # share that counts as none
+
+
+def overrides(world: World, wanted: Replays) -> str:
+    """A world as overrides of a config, one line for the command line."""
+    leverages = np.asarray(wanted.book.leverages, float)
+    weights = tilted(np.asarray(wanted.book.weights, float), leverages, world.tilt)
+    words = [f"{key}={getattr(world, name):.6g}" for name, key in KEYS.items()]
+    words += [f"impact.depth.recovery={world.recovery:.6g}h", f"impact.memory={world.memory:.6g}h"]
+    words.append(f"book.weights=[{','.join(f'{w:.6g}' for w in weights)}]")
+    return " ".join(words)
 
 
 def statistics_of(columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -27,8 +45,10 @@ def statistics_of(columns: dict[str, np.ndarray]) -> np.ndarray:
 def speak(
     task: Any, wanted: Replays, crashes: dict[str, Crash], seed: int, arrays: dict[str, np.ndarray],
     report: Callable[[str], None],
-) -> tuple[dict[str, Any], str]:  # fmt: skip
-    """The posterior of a world given what was seen in one event, its check, and rows of it to run scenarios with."""
+) -> tuple[dict[str, Any], dict[str, str]]:  # fmt: skip
+    """The posterior of a world given what was seen in one event, its check, and files to run scenarios with: rows of it,
+    the same as overrides of a config, and deviations for the robustness panel of `tailrisk tune`.
+    """
     crash = crashes[task.event]
     share = np.asarray(crash.event.liquidated_share, float)
     if share.size != 2 or share.min() <= 0.0:
@@ -53,7 +73,13 @@ def speak(
     ends = np.interp((0.025, 0.975), np.cumsum(found.weights[order]), part[order])
     report(f"posterior: {found.effective:.0f} of {task.draws} draws are effective")
     rows = found.sample(played.worlds, task.keep, seed)
-    text = ",".join(NAMES) + "\n" + "\n".join(",".join(f"{v:.6g}" for v in row) for row in rows) + "\n"
+    plain_rows = "\n".join(",".join(f"{v:.6g}" for v in row) for row in rows)
+    deviations = {key: found.estimates[name].std_error for name, key in KEYS.items()}
+    files = {
+        "posterior.csv": f"{','.join(NAMES)}\n{plain_rows}\n",
+        "overrides.txt": "\n".join(overrides(World(*row), wanted) for row in rows.tolist()) + "\n",
+        "deviations.toml": tomli_w.dumps({"tune": {"robustness": {"deviations": deviations}}}),
+    }
     return {
         "event": task.event, "draws": task.draws, "effective": found.effective,
         "errors": {name: float(task.errors[name]) for name in STATISTICS},
@@ -61,9 +87,4 @@ def speak(
         "estimates": plain(found.estimates), "variance_left": found.left,
         "part_of_the_cascade": {"value": mean, "ci95": ends.tolist()},
         "check": {"truths": len(checked.ranks), "p_values": checked.p_values, "effective": checked.effective},
-        "deviations": {
-            "impact.prefactor": found.estimates["prefactor"].std_error,
-            "impact.depth.crash_loss": found.estimates["crash_loss"].std_error,
-            "impact.depth.sensitivity": found.estimates["sensitivity"].std_error,
-        },
-    }, text  # fmt: skip
+    }, files  # fmt: skip

@@ -1,7 +1,8 @@
 """Published figures: an experiment found by its name, its config, and the manifest that says how its numbers were made.
 
 An experiment is one flat file NAME.py with a `Config`, `main(config, setting) -> curves`, `checks(curves)` and
-`draw(curves)`, beside a config NAME.toml whose table [smoke] holds the numbers of a quick run.
+`draw(curves)`, beside a config NAME.toml whose table [smoke] holds the numbers of a quick run. A replication also has
+`card(curves)`: what was published beside what we find.
 """
 
 import difflib
@@ -18,12 +19,16 @@ import jax
 import numpy as np
 
 from .config import CONVERTER, ConfigError, dump, merge, read_toml, structure
-from .observed import Curves, Row, status
+from .observed import Claim, Curves, Row, status
 from .run import made_with
 
 CONFIGS = Path("configs") / "figures"  # beside the folder of experiments
 PRECISIONS = {"f32": np.dtype("float32"), "f64": np.dtype("float64")}
 _REMEDY = "run it from a clone of the project, or give --experiments"
+
+
+class NoDataFile(ConfigError):
+    """A data file of an experiment is not there."""
 
 
 class DataFile(NamedTuple):
@@ -43,6 +48,11 @@ class Setting(NamedTuple):
     data: Path = Path("data")
     report: Callable[[str], None] = lambda text: None
 
+    def need_double(self, why: str) -> None:
+        """**Raises:** `ConfigError` unless the run is in double precision."""
+        if np.dtype(self.dtype).itemsize < 8:
+            raise ConfigError(f"--precision f32: {why}, expected double precision; use --precision f64")
+
 
 class Experiment(NamedTuple):
     """A figure's name, its module, and its config file."""
@@ -60,6 +70,10 @@ class Experiment(NamedTuple):
     def data(self) -> tuple[DataFile, ...]:
         """Files that are needed."""
         return tuple(getattr(self.module, "DATA", ()))
+
+    def card(self, curves: Curves) -> list[Claim]:
+        """What was published beside what we find, if this is a replication."""
+        return list(self.module.card(curves)) if hasattr(self.module, "card") else []
 
     def cost(self, smoke: bool) -> str:
         """What the config says a run takes."""
@@ -113,13 +127,13 @@ def find(name: str, folder: Path) -> Experiment:
 def data_records(experiment: Experiment, folder: Path) -> list[dict[str, str]]:
     """Names, hashes, licences and dates of the data files of an experiment.
 
-    **Raises:** `ConfigError` for a file that is missing, with where to get it.
+    **Raises:** `NoDataFile` for a file that is missing, with where to get it.
     """
     records = []
     for needed in experiment.data:
         file = folder / needed.path
         if not file.is_file():
-            raise ConfigError(f"{file}: {experiment.name} needs this file; get it from {needed.source} and give --data")
+            raise NoDataFile(f"{file}: {experiment.name} needs this file; get it from {needed.source} and give --data")
         records.append(needed._asdict() | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
     return records
 
@@ -170,6 +184,7 @@ def manifest(
         "wall_seconds": round(seconds, 1),
         "paths": {"/".join(key): int(found.paths.max()) for key, found in curves.items() if found.paths.max()},
         "data": data,
+        "card": [claim._asdict() for claim in experiment.card(curves)],
         "reference": [
             {
                 "id": row.id,

@@ -1,6 +1,7 @@
 """Fitted numbers as tables of a config, each line with its interval and unit."""
 
 import datetime
+import re
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from ..calibrate import Fit
 from ..tails.measures import Estimate
 from .config import CONVERTER
 
+_LIST, _BREAK = re.compile(r"\[\n\s+([^\[\]]*?),\n\]"), re.compile(r",\s+")  # lists that could stand on one line
 _HOUR = 3600.0 / SECONDS_PER_YEAR
 
 
@@ -28,18 +30,26 @@ def market_table(found: Fit, crash_from: float, source: str, about: str) -> str:
     return annotated({"market": CONVERTER.unstructure(market)}, found.estimates, "\n".join(head))
 
 
+def in_hours(found: Estimate) -> Estimate:
+    """A time in hours; anything else as it is."""
+    if found.unit != "year":
+        return found
+    value, error, low, high = (number / _HOUR for number in found[:4])
+    return found._replace(value=value, std_error=error, low=low, high=high, unit="hour")
+
+
 def annotated(table: dict[str, Any], estimates: dict[str, Estimate], head: str) -> str:
     """A table as TOML with numbers rounded as their errors deserve; known keys get their intervals as comments."""
     lines = [head]
-    for line in tomli_w.dumps(_rounded(table)).splitlines():
+    text = _LIST.sub(lambda found: "[" + _BREAK.sub(", ", found[1]) + "]", tomli_w.dumps(_rounded(table)))
+    for line in text.splitlines():
         key = line.partition(" = ")[0]
         found = estimates.get(key)
         if found is None or not np.isfinite(found.low) or key == "drift":  # the drift is not that of the fit
             lines.append(line)
             continue
-        scale, unit = (1.0 / _HOUR, "hours") if found.unit == "year" else (1.0, found.unit)
-        low, high = found.low * scale, found.high * scale
-        lines.append(f"{line:<32}# {low:.4g} to {high:.4g}, {unit}")
+        found = in_hours(found)
+        lines.append(f"{line:<32}# {found.low:.4g} to {found.high:.4g}, {found.unit}")
     return "\n".join(lines) + "\n"
 
 

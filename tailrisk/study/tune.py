@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _streams
-from .._fields import Real, count, real, to_real
+from .._fields import InputError, Real, count, problems, real, to_real
 from ..gradients import AuditRow
 from ..leaves import current
 from ..policy import (
@@ -54,6 +54,7 @@ from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
 Z, ROOM = 1.645, 0.03  # of the bounds that are constrained, in every search
+LOSSES = {"bad_debt", "uncovered_debt", "beyond_fund"}
 Report = Callable[[str], None]
 
 
@@ -86,10 +87,20 @@ class Tune(eqx.Module):
         for i, constraint in enumerate(self.constraints):
             if constraint.outcome not in OUTCOMES:
                 yield f"constraints[{i}].outcome", f"{constraint.outcome!r} is no outcome; known: {known}"
-        for name in self.cost:
+        for name in ("variables", "constraints", "cost"):
+            if not getattr(self, name):
+                yield name, "is empty; say what is decided, what must hold and what it costs"
+        for name, price in self.cost.items():
             if name not in OUTCOMES:
                 yield "cost", f"{name!r} is no outcome; known: {known}"
-        if self.frontier.factors.size and self.frontier.constraint >= len(self.constraints):
+            elif not float(price) > 0.0:
+                yield "cost", f"{name} = {float(price):g}: expected a price > 0"
+        if self.cost and set(self.cost) <= LOSSES:
+            yield (
+                "cost",
+                "prices losses alone, which a margin that closes everybody makes small; price posted_margin too",
+            )
+        if self.constraints and self.frontier.factors.size and self.frontier.constraint >= len(self.constraints):
             yield (
                 "frontier.constraint",
                 f"is {self.frontier.constraint}, there are {len(self.constraints)}; count from 0",
@@ -163,6 +174,13 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
         world_of(table, world)
     for row, column in itertools.product(wanted.surface.row_values, wanted.surface.column_values):
         cell_of(table, wanted.surface, row, column)
+    for choice in combinations(wanted.choices):
+        try:
+            scenario = from_table(_merged(table, choice)).scenario
+        except InputError as error:
+            raise ConfigError(f"tune.choices: {choice}: {error}") from None
+        if wrong := list(problems(_problem(scenario, wanted))):
+            raise ConfigError("\n".join(f"tune.{text}" for text in wrong))
     event_of(table, wanted.replay)
     if wanted.baselines.paths:
         twin_of(table, wanted.baselines)
@@ -202,7 +220,7 @@ def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: N
     )
     front, panel, rivals, surface, replayed, gradients = (), None, (), (), None, ()
     if status != "not_finite":
-        front = trace(problem, searched, (certificate, refined), checks.bend.matrix, whole, wanted, certified, report)
+        front = trace(problem, searched, (certificate, refined), whole, wanted, certified, report)
         panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
         rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
         surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
@@ -266,17 +284,22 @@ def _chosen(table: dict[str, Any], choice: dict[str, Any]) -> Scenario:
     return study.scenario
 
 
-def _search(
-    scenario: Scenario, choice: dict[str, Any], number: int, wanted: Tune, stream: Stream, report: Report
-) -> Search:
-    """The coarse stage: gradients on the smooth twin if asked, then a wide trust region on few paths."""
-    problem = Problem(
+def _problem(scenario: Scenario, wanted: Tune) -> Problem:
+    """What is tuned in a scenario: its smooth twin for gradients, the scenario as it stands for judging."""
+    return Problem(
         model=SmoothVenue.of(scenario),
         variables=wanted.variables,
         cost=wanted.cost,
         constraints=wanted.constraints,
         hard=HardVenue(Held(scenario)),
     )
+
+
+def _search(
+    scenario: Scenario, choice: dict[str, Any], number: int, wanted: Tune, stream: Stream, report: Report
+) -> Search:
+    """The coarse stage: gradients on the smooth twin if asked, then a wide trust region on few paths."""
+    problem = _problem(scenario, wanted)
     said = ", ".join([*(f"{key} = {value}" for key, value in choice.items()), f"start {number + 1}"])
     start, tuned = _start(wanted, number), None
     if wanted.smooth_paths:

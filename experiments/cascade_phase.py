@@ -1,0 +1,360 @@
+"""Where does a small fall of the price become a large one, and where does the price jump?
+
+A fall x from outside breaches a density g of thresholds and every forced sale moves the price. Left: impact in proportion, where
+the total fall is x / (1 - kg) up to kg = 1 and runs away beyond. Middle: square-root impact, where a fall of nearly nothing ends
+at a finite distance. Right: a book with a crowd of thresholds, whose total fall jumps where the branching number passes one.
+Maps are noiseless fixed points; the engine repeats cells of them path by path, with falls at random. `vmap` here runs the cells
+of a map as one batch.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import NullFormatter
+
+from tailrisk import feedback, fragility, impact, liquidation, margin, waterfall
+from tailrisk._fields import Real, count, real
+from tailrisk._streams import Draws
+from tailrisk.book import AbstractBook
+from tailrisk.cascade import Exact
+from tailrisk.figures import style
+from tailrisk.market.base import AbstractMarket, Shock
+from tailrisk.positions.base import Book
+from tailrisk.scenario import Scenario, SortedLadder
+from tailrisk.simulate import outcomes
+from tailrisk.study.observed import curve, exact
+from tailrisk.study.published import Setting
+
+SPEC = "specification, F5"
+GAINS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)  # of the cells that the engine repeats
+JUMPS = (0.02, 0.05, 0.1, 0.2)  # a, of the cells under square-root impact
+CORE = 1e-18
+MAINTENANCE = 0.005
+BLOCK = 16_384  # paths at a time
+RANDOM = 0.5  # spread of the logarithm of the random falls
+
+
+class Config(eqx.Module):
+    """Maps, the book of the engine, and the book with a crowd."""
+
+    cells: int = count(least=3)
+    shock: Real = real(unit="log price", above=0.0)
+    density: Real = real(unit="1/log price", above=0.0)  # least and most
+    strength: Real = real(unit="log price", above=0.0)  # impact of selling all: least and most
+    root_strength: Real = real(unit="log price", above=0.0)  # the same under the square root
+    paths: int = count(least=8)  # of a cell that the engine repeats
+    accounts: int = count(least=100)
+    width: Real = real(unit="log price", above=0.0)  # of the engine's even book
+    crowd_share: Real = real(unit="1", least=0.0, most=1.0)
+    crowd_level: Real = real(unit="log price", above=0.0)
+    crowd_width: Real = real(unit="log price", above=0.0)
+    crowd_impact: Real = real(unit="log price", above=0.0)
+    shocks: int = count(least=10)
+    most_shock: Real = real(unit="log price", above=0.0)
+
+
+class Fall(AbstractMarket):
+    """One fall of log price, size exp(spread z)."""
+
+    size: Real = real(unit="log price", least=0.0)
+    spread: Real = real(unit="1", least=0.0)
+
+    @property
+    def assets(self):
+        return 1
+
+    @property
+    def draws(self):
+        return Draws(normals=1)
+
+    def init(self, dtype):
+        del dtype
+        return ()
+
+    def move(self, state, noise, dt):
+        del dt
+        fall = self.size * jnp.exp(self.spread * noise.normal)
+        return Shock(-fall, jnp.zeros((), fall.dtype)), state
+
+    def prepare(self):
+        return self
+
+    def check_step(self, dt):
+        del dt
+        yield from ()
+
+
+class Longs(AbstractBook):
+    """Equal longs, together one unit, that are liquidated at given log prices below the first."""
+
+    levels: Real = real(unit="log price", most=0.0)
+
+    def build(self, price, margin, seed=0):
+        del margin, seed
+        spot, n = float(np.asarray(price).reshape(-1)[0]), self.levels.size
+        equity = 1.0 - (1.0 - MAINTENANCE) * np.exp(self.levels)
+        held = np.full((n, 1), 1.0 / n)
+        return Book(held, np.full((n, 1), spot), spot * equity / n, np.arange(n), np.ones(n), np.zeros(n))
+
+
+def venue(levels, law, dtype):
+    """One step in which the price falls and the whole cascade is cleared."""
+    return Scenario(
+        market=Fall(0.01, 0.0),
+        book=Longs(levels),
+        margin=margin.Flat(MAINTENANCE, 0.01),
+        impact=law,
+        price=[1.0],
+        horizon="1h",
+        step="1h",
+        positions=SortedLadder(clearing=Exact()),
+        liquidation=liquidation.Full(0.0),
+        waterfall=waterfall.Waterfall(deleverage="none"),
+    ).build(dtype)
+
+
+def with_fall(system, size, spread=0.0):
+    """The venue under another fall."""
+    place = lambda s: (s.cascade.market.size, s.cascade.market.spread)  # noqa: E731
+    new = (jnp.full_like(old, value) for old, value in zip(place(system), (size, spread), strict=True))
+    return eqx.tree_at(place, system, tuple(new))
+
+
+def linear(coefficient):
+    return impact.Linear(impact.ConstantDepth(1.0), coefficient, memory="inf d")
+
+
+def root(coefficient):
+    return impact.SquareRoot(impact.ConstantDepth(1.0), volatility=coefficient, core=CORE, memory="inf d")
+
+
+def fixed_points(make, strength, density, shock):
+    """Fixed points of D = x + I(g D) over arrays of cells, and their derivatives in the strength of the impact I."""
+
+    def fall(parameters, drop):
+        strength, density = parameters
+        return strength * make(1.0).curve((density * drop)[None])[0]
+
+    def one(k, g, x):
+        def drop(k):
+            found = feedback.fixed_point(fall, (k, g), x)
+            return found.drop, found
+
+        slope, found = jax.jacfwd(drop, has_aux=True)(k)
+        return found, slope
+
+    return jax.vmap(one)(*(jnp.asarray(part) for part in np.broadcast_arrays(strength, density, shock)))
+
+
+def spaced(ends, count):
+    """Numbers of six digits, evenly spaced in logarithm."""
+    return np.array([float(f"{value:.6g}") for value in np.geomspace(*np.asarray(ends), count)])
+
+
+def main(config: Config, setting: Setting):
+    """Both maps, the engine against the diagnostics, and the book with a crowd."""
+    setting.need_double("fixed points are compared to a millionth")
+    density, x, found = spaced(config.density, config.cells), float(config.shock), {}
+    for name, make, ends in (("linear", linear, config.strength), ("square root", root, config.root_strength)):
+        strength = spaced(ends, config.cells)
+        fixed, slope = fixed_points(make, np.repeat(strength, config.cells), np.tile(density, config.cells), x)
+        maps = {"fall over shock": np.asarray(fixed.drop) / x, "runaway": np.asarray(fixed.runaway, float)}
+        if name == "linear":
+            maps["derivative in k"] = np.where(fixed.runaway, 0.0, slope)
+        for label, values in maps.items():
+            for k, row in zip(strength, values.reshape(config.cells, -1), strict=True):
+                found[f"{name}: {label}", f"k = {k:g}"] = curve(density, row, unit="1")
+        setting.report(f"{name}: {config.cells} x {config.cells} cells, {int(np.sum(fixed.runaway))} run away")
+    found["shock of the maps", "x"] = curve(0.0, x, unit="log price")
+    small = np.geomspace(1e-12, 1e-2, 41)
+    fixed, _ = fixed_points(root, np.repeat(JUMPS, small.size), 1.0, np.tile(small, len(JUMPS)))
+    for a, row in zip(JUMPS, np.asarray(fixed.drop).reshape(len(JUMPS), -1), strict=True):
+        found["square root: fall against shock", f"a = {a:g}"] = curve(small, row, unit="log price")
+    return found | engine(config, setting) | crowd(config, setting)
+
+
+def falls(system, seed, paths):
+    """Falls of the news and of the price on each path."""
+    parts = []
+    for block in np.array_split(paths, -(-paths.size // BLOCK)):
+        _, flow = outcomes(system, seed, block, lanes=min(64, paths.size), record=True)
+        parts.append(-np.stack([flow.log_news[:, 0, 0], flow.log_price[:, 0, 0]]))
+    return np.concatenate(parts, axis=1)
+
+
+def engine(config, setting):
+    """Cells of both maps by the engine with random falls, against the diagnostics of the same book."""
+    n, width = config.accounts, float(config.width)
+    levels, found = -width * np.arange(n) / n, {}
+    for name, make, strengths in (("linear", linear, GAINS), ("square root", root, JUMPS)):
+        apart, ratios, errors = [], [], []
+        for strength in strengths:
+            # an even book of one unit over the width has density 1/width
+            law = make(strength * (width if name == "linear" else width**0.5))
+            system = with_fall(venue(levels, law, setting.dtype), float(config.shock) / 2.0, RANDOM)
+            news, drop = falls(system, setting.seed, np.arange(config.paths))
+            told = fragility.shock_to_drop(jnp.asarray(levels), jnp.full(n, 1.0 / n), law, jnp.asarray(news))
+            apart.append(np.abs(drop - np.asarray(told.drop)).max())
+            ratios.append(drop.mean() / news.mean())
+            errors.append((drop - ratios[-1] * news).std(ddof=1) / news.mean() / np.sqrt(news.size))
+        found[f"engine, {name}: fall over shock", "random falls"] = curve(
+            strengths, ratios, errors, unit="1", paths=config.paths
+        )
+        found[f"engine, {name}: largest distance to the diagnostics", "random falls"] = curve(
+            strengths, apart, unit="log price", paths=config.paths
+        )
+    system = with_fall(venue(levels, linear(1.1 * width), setting.dtype), float(config.shock))
+    end, _ = outcomes(system, setting.seed, np.arange(1))
+    found["engine, runaway", "share of the book sold at kg = 1.1"] = curve(1.1, end["liquidated_share"], unit="1")
+    found["engine, linear: bucket", "impact of one account at kg = 0.5"] = curve(0.5, 0.5 * width / n, unit="log price")
+    return found
+
+
+def crowd(config, setting):
+    """Total fall over the outside fall in a book with a crowd of thresholds: the curve, its folded part, and the engine."""
+    n, top = config.accounts, float(config.most_shock)
+    even = round(n * (1.0 - float(config.crowd_share)))
+    spread = 4.0 * top * (np.arange(even) + 0.5) / even
+    normal = np.sqrt(2.0) * jax.scipy.special.erfinv(2.0 * (np.arange(n - even) + 0.5) / (n - even) - 1.0)
+    depth = np.sort(
+        np.concatenate([spread, float(config.crowd_level) + float(config.crowd_width) * np.asarray(normal)])
+    )
+    levels, units, law = -np.maximum(depth, 1e-6), np.full(n, 1.0 / n), linear(float(config.crowd_impact))
+    shocks = np.linspace(top / config.shocks, top, config.shocks)
+    given = jnp.asarray(levels), jnp.asarray(units), law
+    told = fragility.shock_to_drop(*given, jnp.asarray(shocks))
+    grid = -np.linspace(0.0, 2.0 * top, 801)
+    band = 0.5 * float(config.crowd_width)
+    number = np.asarray(fragility.branching_map(*given, jnp.asarray(grid), bandwidth=band))
+    edge = fragility.distance_to_criticality(*given, jnp.asarray(grid), bandwidth=band)
+    system, paths = venue(levels, law, setting.dtype), np.arange(1)
+
+    def fall(size):
+        return falls(with_fall(system, size), setting.seed, paths)[1, 0]
+
+    # the engine at some shocks, and the shock at which it jumps, to a millionth
+    some = shocks[:: max(1, config.shocks // 24)]
+    ours = [fall(size) for size in some]
+    jump = np.argmax(np.diff(np.asarray(told.drop)))
+    low, high = shocks[jump], shocks[jump + 1]
+    level = 0.5 * float(told.drop[jump] + told.drop[jump + 1])
+    while high - low > 1e-7:
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if fall(middle) > level else (middle, high)
+    drops = np.linspace(0.0, 2.0 * top, 400)
+    outside = drops - float(config.crowd_impact) * np.asarray(fragility.forced_volume(*given[:2], jnp.asarray(drops)))
+    setting.report(f"crowd: jump at {high:.6f}, diagnostics say {float(edge.distance):.6f}; R up to {number.max():.2f}")
+    return {
+        ("crowd: fall against shock", "diagnostics"): curve(shocks, told.drop, unit="log price"),
+        ("crowd: fall against shock", "all solutions"): curve(outside, drops, unit="log price"),
+        ("crowd: fall against shock", "engine"): curve(some, ours, unit="log price", paths=1),
+        ("crowd: branching number", "R"): curve(-grid, number, unit="1"),
+        ("crowd: jump", "engine"): curve(0.0, high, unit="log price", paths=1),
+        ("crowd: jump", "diagnostics"): curve(0.0, edge.distance, unit="log price"),
+        ("crowd: jump", "bucket"): curve(0.0, float(config.crowd_impact) / n + np.diff(depth).min(), unit="log price"),
+    }
+
+
+def grid(found, panel):
+    """Densities, strengths and values of a map."""
+    rows = {series: one for (name, series), one in found.items() if name == panel}
+    strength = np.array([float(series.removeprefix("k = ")) for series in rows])
+    return next(iter(rows.values())).x, strength, np.array([one.y for one in rows.values()])
+
+
+def checks(found):
+    """Closed forms of both maps, their derivative, the status, the engine, and the jump."""
+    g, k, ratio = grid(found, "linear: fall over shock")
+    runaway, slope = (grid(found, f"linear: {name}")[2] for name in ("runaway", "derivative in k"))
+    gain = k[:, None] * g[None, :]
+    below = gain < 1.0
+    yield exact("linear: D/x against 1/(1 - kg), relative", 0.0, apart(ratio, 1.0 / (1.0 - gain), below), 1e-5, SPEC)
+    x = found["shock of the maps", "x"].y[0]
+    law = g[None, :] * x / (1.0 - gain) ** 2
+    yield exact("linear: derivative in k against g x / (1 - kg)^2, relative", 0.0, apart(slope, law, below), 1e-5, SPEC)
+    wrong = float(np.sum(runaway.astype(bool) == below))
+    yield exact("linear: cells whose status is not runaway from kg = 1 on", 0.0, wrong, 0.0, SPEC)
+    odd = float(np.sum(~np.isfinite(ratio)) + np.sum(~np.isfinite(slope)))
+    yield exact("linear: numbers that are not finite", 0.0, odd, 0.0, SPEC)
+    yield exact("linear: share of cells beyond the boundary", 0.1, np.mean(~below), 0.0, "or nothing is seen", side=-1)
+    g, k, ratio = grid(found, "square root: fall over shock")
+    law = np.asarray(feedback.square_root_feedback(x, jnp.asarray(k[:, None] * np.sqrt(g)[None, :]))) / x
+    yield exact("square root: D/x against the closed form, relative", 0.0, apart(ratio, law), 1e-5, SPEC)
+    unsafe = grid(found, "square root: runaway")[2].sum()
+    yield exact("square root: cells that run away", 0.0, unsafe, 0.0, "R is at most 1/2 at the fixed point")
+    for name, one in ((s, one) for (panel, s), one in found.items() if panel == "square root: fall against shock"):
+        a = float(name.removeprefix("a = "))
+        closed = np.asarray(feedback.square_root_feedback(jnp.asarray(one.x), a))
+        yield exact(f"square root, {name}: closed form, relative", 0.0, apart(one.y, closed), 1e-5, SPEC)
+        yield exact(f"square root, {name}: limit a^2 of no shock", a * a, one.y[0], 1e-4 * a * a, SPEC)
+    for name in ("linear", "square root"):
+        far = found[f"engine, {name}: largest distance to the diagnostics", "random falls"]
+        yield exact(f"engine, {name}: largest distance to the diagnostics", 0.0, far.y.max(), 1e-6, SPEC)
+    near = found["engine, linear: fall over shock", "random falls"]
+    off = np.max(np.abs(near.y * (1.0 - near.x) - 1.0))
+    yield exact("engine, linear: D/x against 1/(1 - kg), relative", 0.0, off, 5e-3, "closed form; a book of accounts")
+    sold = found["engine, runaway", "share of the book sold at kg = 1.1"].y[0]
+    yield exact("engine: share of the book sold at kg = 1.1", 1.0, sold, 1e-9, "everything, and a finite fall")
+    ours, told = (found["crowd: jump", name].y[0] for name in ("engine", "diagnostics"))
+    yield exact("crowd: shock at the jump", told, ours, max(found["crowd: jump", "bucket"].y[0], 1e-4), SPEC)
+    engine_, curve_ = (found["crowd: fall against shock", name] for name in ("engine", "diagnostics"))
+    same = np.abs(engine_.y - curve_.y[np.searchsorted(curve_.x, engine_.x - 1e-12)])
+    yield exact("crowd: engine against diagnostics", 0.0, same.max(), 1e-6, SPEC)
+    leap = np.diff(curve_.y).max() / np.diff(curve_.x).max()
+    yield exact("crowd: steepest rise of the fall", 20.0, leap, 0.0, "specification, F5: a jump", side=-1)
+
+
+def apart(values, law, where=True):
+    """Largest relative distance."""
+    return float(np.max(np.abs(np.where(where, values / law - 1.0, 0.0))))
+
+
+def draw(found):
+    """Two maps of the amplification with the boundary kg = 1, and the fold of a crowded book."""
+    figure, axes = style.new_page(1, 3, height=2.6, width_ratios=[1.2, 1.2, 1.0])
+    marks = (("linear", "Impact k (log price)", "(a) linear impact"),)
+    marks += (("square root", r"Impact $Y\sigma / \sqrt{V}$ (log price)", "(b) square-root impact"),)
+    for ax, (name, label, title) in zip(axes[0], marks, strict=False):
+        g, k, ratio = grid(found, f"{name}: fall over shock")
+        away = grid(found, f"{name}: runaway")[2].astype(bool)
+        shown = np.ma.masked_where(away, ratio)
+        ax.set_facecolor("0.75")
+        picture = ax.pcolormesh(
+            g, k, shown, cmap="viridis", norm=LogNorm(1.0, 100.0), shading="nearest", rasterized=True
+        )
+        if name == "linear":
+            ax.plot(g, 1.0 / g, color=style.VERMILION)
+            ax.text(0.96, 0.93, "runaway", transform=ax.transAxes, ha="right", va="top", fontsize=7)
+            ax.text(2.2, 0.24, "kg = 1", color="white", fontsize=7, ha="right")
+        ax.set(xscale="log", yscale="log", xlabel="Open interest per log price", ylabel=label, title=title)
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(g[0], g[-1])
+        ax.set_ylim(k[0], k[-1])
+        figure.colorbar(picture, ax=ax, pad=0.02).ax.set_title("D / x", fontsize=7)
+    inset = axes[0, 1].inset_axes((0.22, 0.2, 0.45, 0.36))
+    for (panel, _), one in found.items():
+        if panel == "square root: fall against shock":
+            inset.loglog(one.x, one.y, color=style.SKY, lw=0.9)
+    inset.set_facecolor("none")
+    inset.set_title("fall over shock:\nlevels off at $a^2$", color="white", fontsize=6)
+    inset.tick_params(labelsize=5.5, colors="white", which="both")
+    inset.spines[:].set_color("white")
+    inset.set_xticks([1e-12, 1e-7, 1e-2])
+    inset.minorticks_off()
+    right, number = axes[0, 2], found["crowd: branching number", "R"]
+    every, told, ours = (
+        found["crowd: fall against shock", name] for name in ("all solutions", "diagnostics", "engine")
+    )
+    right.plot(100.0 * every.x, 100.0 * every.y, color=style.GRAY, lw=0.7, ls=(0, (3, 1.5)), label="all solutions")
+    right.plot(100.0 * told.x, 100.0 * told.y, color=style.BLUE, label="diagnostics")
+    right.plot(100.0 * ours.x, 100.0 * ours.y, "o", ms=2.6, color=style.VERMILION, label="engine")
+    top = 100.0 * told.x[-1]
+    right.set(xlim=(0.0, top), ylim=(0.0, 2.0 * top), title="(c) a crowd of thresholds")
+    right.set(xlabel="Outside fall x (% of log price)", ylabel="Total fall D (% of log price)")
+    critical = 100.0 * number.x[number.y >= 1.0]
+    right.axhspan(critical.min(), critical.max(), color=style.ORANGE, alpha=0.25, lw=0)
+    right.text(0.97 * top, 0.5 * (critical.min() + critical.max()), "R > 1", ha="right", va="center", fontsize=6.5)
+    right.legend(loc="upper left")
+    return figure
