@@ -92,8 +92,8 @@ class Watched(AbstractSystem):
         path, flow = self.venue.step(path, Noise(normal, noise.uniform[:0]))
         moved = price + flow.log_news[0] - news  # before forced sales
         above, below = price - self.levels, moved - self.levels
-        crossed = jnp.exp(-2.0 * jnp.maximum(above, 0.0) * jnp.maximum(below, 0.0) / self.variance)
-        safe = jnp.where(flow.log_price[0] > self.levels, -jnp.expm1(jnp.log(crossed)), 0.0)
+        exponent = 2.0 * jnp.maximum(above, 0.0) * jnp.maximum(below, 0.0) / self.variance
+        safe = jnp.where(flow.log_price[0] > self.levels, -jnp.expm1(-exponent), 0.0)  # a bridge stays above the level
         here = (price >= self.edges[:-1]) & (price < self.edges[1:]) & (alive[-1] > -jnp.inf)
         move = flow.log_price[0] - price
         counted = move ** jnp.arange(POWERS, dtype=move.dtype)[:, None] * here.astype(move.dtype)[None, :]

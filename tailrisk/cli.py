@@ -380,10 +380,10 @@ def doctor() -> None:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
-@click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy`.")
+@click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy` and `tails`.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
 def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
-    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and by name: gradients, policy."""
+    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and by name: gradients, policy, tails."""
     from .bench import run_bench
 
     sys.exit(run_bench(name, paths, repeats, out))

@@ -11,6 +11,8 @@ from tailrisk._streams import Draws
 from tailrisk.bench.tail_cases import LIMIT_STATES as LIMIT_STATES
 from tailrisk.bench.tail_cases import JumpCascade as JumpCascade
 from tailrisk.bench.tail_cases import Static as Static
+from tailrisk.bench.tail_cases import hitting
+from tailrisk.bench.tail_cases import jump_walk_referee as jump_walk_referee
 from tailrisk.tails.problem import ALWAYS, AbstractProblem, Roles
 
 
@@ -94,39 +96,6 @@ class Ruin(AbstractProblem):
 
     def outcome(self, state):
         return {"score": state.score}
-
-
-def hitting(barrier, steps, density, tail, low, panels=40, order=16):
-    """P(max of a random walk at 1..steps >= barrier) by propagating its density below the barrier.
-
-    Gauss-Legendre panels of the width of a step make the error that of rounding: the density is smooth between `low` (so far
-    down that nothing comes back) and the barrier. `density` and `tail` are those of one step;
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(order)
-    edges = np.linspace(low, barrier, panels + 1)
-    half = 0.5 * np.diff(edges)
-    x = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * nodes).ravel()
-    w = (half[:, None] * weights).ravel()
-    kernel = density(x[:, None] - x[None, :]) * w[None, :]
-    hit, mass = float(tail(barrier)), density(x)
-    for _ in range(steps - 1):
-        hit += float((w * mass) @ tail(barrier - x))
-        mass = kernel @ mass
-    return hit
-
-
-def jump_walk_referee(barrier, steps=64, volatility=0.04, rate=0.12):
-    """P(peak depth >= barrier) of the reference cascade without impact."""
-    parts = [(1.0 - rate / steps, 0.0, volatility**2 / steps)]
-    parts.append((rate / steps, 0.03, volatility**2 / steps + 0.03**2))
-
-    def density(y):
-        return sum(p * stats.norm.pdf(y, m, v**0.5) for p, m, v in parts)
-
-    def tail(y):
-        return sum(p * stats.norm.sf(y, m, v**0.5) for p, m, v in parts)
-
-    return hitting(barrier, steps, density, tail, -8.0 * volatility, panels=80, order=12)
 
 
 def gaussian_referee(barrier, steps=16):

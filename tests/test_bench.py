@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tailrisk import bench
-from tailrisk.bench import gradient_cases, gradients
+from tailrisk.bench import gradient_cases, gradients, tail_rows, tails
 from tailrisk.bench.timing import disagreements, race
 
 
@@ -96,6 +96,11 @@ def test_verdict_knows_its_error(ratio, said):
     assert gradients.verdict(ratio, 0.05, 0.65) == said
 
 
+def test_verdict_names_a_goal_that_is_missed():
+    assert gradients.verdict(0.5, 0.05, 0.65, 0.55) == "met"
+    assert gradients.verdict(0.6, 0.05, 0.65, 0.3) == "met, goal 0.3: missed"
+
+
 def test_no_target_no_verdict():
     assert gradients.verdict(0.5, 0.1, np.nan) == ""
 
@@ -104,9 +109,70 @@ def test_targets_are_of_rows():
     """Every target belongs to an estimator of a case, and every parameter of a case has its yardstick."""
     cases = gradient_cases.cases()
     known = {(case.title, entry.name, name) for case in cases for entry in case.entries for name in entry.parameters}
-    assert gradient_cases.TARGETS.keys() <= known
+    assert gradient_cases.GOALS.keys() <= gradient_cases.TARGETS.keys() <= known
     for case in cases:
         measured = {
             name for entry in case.entries if entry.name == gradient_cases.YARDSTICK for name in entry.parameters
         }
         assert {title_name[2] for title_name in gradient_cases.TARGETS if title_name[0] == case.title} <= measured
+
+
+def tail_row(**given):
+    numbers = {field.name: 1.0 for field in dataclasses.fields(tails.Row) if field.type in (float, "float")}
+    words = {
+        "name": "x",
+        "reference": "hit",
+        "per": "path",
+        "verdict": "",
+        "paths": 1,
+        "tuning_paths": 0,
+        "refused": "",
+    }
+    return tails.Row(**numbers | words | given)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([tail_row(std_error=0.1), tail_row(value=1.3, std_error=0.1)], None),
+        ([tail_row(std_error=0.1), tail_row(value=1.7, std_error=0.1)], "1.7, x says 1 +- 0.14"),
+        ([tail_row(std_error=0.1), tail_row(value=1.7, std_error=0.1, reference="other")], None),
+        ([tail_row(verdict="missed", gain=3.0, target=9.0)], "gain 3, 9 is wanted"),
+        ([tail_row(verdict="missed, within error")], None),
+        ([tail_row(refused="tail_index")], "tail_index"),
+        ([tail_row(), tail_row(value=np.nan)], "nan"),
+    ],
+)
+def test_what_a_benchmark_of_tails_refuses(rows, said):
+    """Gains that are missed, refused estimates, and rows of one number that do not agree."""
+    lines = tails.failures(rows)
+    assert (len(lines) == 0) if said is None else (said in lines[0])
+
+
+@pytest.mark.parametrize(("gain", "said"), [(30.0, "met"), (25.0, "missed, within error"), (10.0, "missed")])
+def test_a_gain_knows_its_error(gain, said):
+    assert tails.verdict(gain, 5.0, 30.0) == said
+    assert tails.verdict(gain, 5.0, np.nan) == ""
+
+
+@pytest.mark.slow
+def test_rivals_of_limit_states():
+    """Ours and theirs on the intersection of two events: the same number, and ours with the smaller error."""
+    pytest.importorskip("openturns")
+    from tailrisk.bench import static_rivals
+
+    error, covered, refused, used, _ = static_rivals.contest("RP25", static_rivals.METHODS["ours, lobes"], 8)
+    assert (refused, covered >= 0.75, error < 0.05, used < 21_000) == (0.0, True, True, True)
+    theirs = static_rivals.contest("RP25", static_rivals.METHODS["OpenTURNS, subset simulation"], 8)
+    assert error < theirs[0] < 0.5
+
+
+@pytest.mark.slow
+def test_entries_of_a_benchmark_run():
+    """One of every kind of row, small: values, gains and errors are numbers."""
+    kinds = {}
+    for entry in tail_rows.entries():
+        kinds.setdefault((type(entry.method), entry.loss), entry)
+    for entry in kinds.values():
+        row = tails.measure(entry, 2_000, 2)
+        assert row.value > 0.0 or row.refused, row

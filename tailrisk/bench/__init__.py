@@ -37,8 +37,12 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         from . import policies
 
         return policies.run(paths, repeats, out)
+    if name == "tails":
+        from . import tails
+
+        return tails.run(paths, repeats, out)
     if name is not None and name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy, tails")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT

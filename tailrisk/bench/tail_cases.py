@@ -1,5 +1,6 @@
 """Systems with known tails: the reference jump cascade and limit states whose probabilities of failure are known."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -97,6 +98,47 @@ class JumpCascade(AbstractProblem):
 
     def outcome(self, state: CascadeState) -> dict[str, Any]:
         return {"score": state.peak, "loss": state.loss}
+
+
+def hitting(
+    barrier: float,
+    steps: int,
+    density: Callable[[Any], Any],
+    tail: Callable[[Any], Any],
+    low: float,
+    panels: int = 40,
+    order: int = 16,
+) -> float:
+    """P(max of a random walk at 1..steps >= barrier) by propagating its density below the barrier.
+
+    Gauss-Legendre panels of the width of a step make the error that of rounding: the density is smooth between `low` (so far
+    down that nothing comes back) and the barrier. `density` and `tail` are those of one step.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(order)
+    edges = np.linspace(low, barrier, panels + 1)
+    half = 0.5 * np.diff(edges)
+    x = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * nodes).ravel()
+    w = (half[:, None] * weights).ravel()
+    kernel = density(x[:, None] - x[None, :]) * w[None, :]
+    hit, mass = float(tail(barrier)), density(x)
+    for _ in range(steps - 1):
+        hit += float((w * mass) @ tail(barrier - x))
+        mass = kernel @ mass
+    return hit
+
+
+def jump_walk_referee(barrier: float, steps: int = 64, volatility: float = 0.04, rate: float = 0.12) -> float:
+    """P(peak depth >= barrier) of the reference cascade without impact."""
+    parts = [(1.0 - rate / steps, 0.0, volatility**2 / steps)]
+    parts.append((rate / steps, 0.03, volatility**2 / steps + 0.03**2))
+
+    def density(y: Any) -> Any:
+        return sum(p * stats.norm.pdf(y, m, v**0.5) for p, m, v in parts)
+
+    def tail(y: Any) -> Any:
+        return sum(p * stats.norm.sf(y, m, v**0.5) for p, m, v in parts)
+
+    return hitting(barrier, steps, density, tail, -8.0 * volatility, panels=80, order=12)
 
 
 class AsianState(NamedTuple):

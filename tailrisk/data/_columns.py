@@ -5,9 +5,9 @@ cannot be read is an error that names the file and the row. The first line of a 
 """
 
 import gzip
+import io
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,22 +37,31 @@ def arrow(path: Path | str) -> Any:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, out of its .gz or its .zip with one member."""
+    """The bytes of a file, out of its .gz, .lz4 or .zip with one member."""
     check_exists(path, SUFFIXES)
+    raw = path.read_bytes()
+    unpack = {".zip": _of_zip, ".gz": gzip.decompress, ".lz4": lambda raw: _of_lz4(path, raw)}.get(path.suffix)
+    if unpack is None:
+        return raw
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if not name.endswith("/")]
-                if len(members) != 1:
-                    raise InputError(f"{path}: holds {len(members)} files, expected one; unpack it and give the file")
-                return archive.read(members[0])
-        if path.suffix == ".lz4":
-            return arrow(path).input_stream(str(path), compression="lz4").read()
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # the disk, not the file
+        return unpack(raw)
+    except Exception as error:  # a broken archive fails in any way it likes
+        if isinstance(error, InputError | MemoryError):
+            raise
         raise InputError(f"{path}: cannot be unpacked: {error}; it is broken or cut short, fetch it again") from None
+
+
+def _of_zip(raw: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        members = [name for name in archive.namelist() if not name.endswith("/")]
+        if len(members) != 1:
+            raise zipfile.BadZipFile(f"it holds {len(members)} files, expected one")
+        return archive.read(members[0])
+
+
+def _of_lz4(path: Path, raw: bytes) -> bytes:
+    pa = arrow(path)
+    return pa.input_stream(pa.BufferReader(raw), compression="lz4").read()
 
 
 class Columns:
@@ -200,6 +209,7 @@ def _read_csv(pa: Any, path: Path, data: bytes, headerless: Sequence[Sequence[st
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}: there are two columns {name!r}, expected one; remove or rename the other")
+    _check_text(path, data)
     wrong: list[tuple[int, int, int]] = []
 
     def refuse(row: Any) -> str:
@@ -226,6 +236,16 @@ def _read_csv(pa: Any, path: Path, data: bytes, headerless: Sequence[Sequence[st
     columns = Columns(path, table, np.arange(table.num_rows) + 1 + header)
     blank = np.logical_and.reduce([_is_null(columns._column(name)) for name in names])
     return columns.keep(~blank) if blank.any() else columns
+
+
+def _check_text(path: Path, data: bytes) -> None:
+    if data.isascii():
+        return
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path} row {row}: cannot be read as text: {error}; expected a table in {SUFFIXES}") from None
 
 
 def _read_binary(pa: Any, path: Path, data: bytes, headerless: Sequence[Sequence[str]]) -> Columns:

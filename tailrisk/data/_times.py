@@ -58,14 +58,10 @@ def times_of(pa: Any, column: Any, where: Callable[[int], str], name: str) -> In
 
 def _of_number(pa: Any, column: Any) -> Any:
     try:
-        values = column.cast(pa.int64())
+        found = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     except pa.ArrowException:  # decimals; a double holds the microseconds of our time
-        values = column.cast(pa.float64())
-    found = (
-        values.to_numpy(zero_copy_only=False)
-        if not values.null_count
-        else values.fill_null(0).to_numpy(zero_copy_only=False)
-    )
+        found = column.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
+        found = np.where(np.abs(found) < 1e18, found, 0.0)  # what is no time is refused by the caller
     multiple = np.select([found < 10**11, found < 10**14], [10**6, 10**3], 1)
     scaled = np.where(found >= 10**17, found // 1000, found * multiple)
     return pa.array(np.rint(scaled).astype(np.int64))

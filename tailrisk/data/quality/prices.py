@@ -71,15 +71,14 @@ def reverting(price: Float64[np.ndarray, " rows"]) -> tuple[Bool[np.ndarray, " r
     if len(price) <= _WINDOW or (price <= 0.0).any():
         return marked, size
     moves = np.diff(np.log(price))
-    local = np.median(np.lib.stride_tricks.sliding_window_view(np.abs(moves), _WINDOW), axis=1)
-    scale = np.pad(local, (_WINDOW // 2, _WINDOW // 2), mode="edge")
-    scale = np.maximum(scale, np.median(np.abs(moves)))
     out, back = moves[:-1], moves[1:]
     size[1:-1] = np.minimum(np.abs(out), np.abs(back))
-    scale = scale[:-1]
-    marked[1:-1] = (size[1:-1] > np.maximum(_SPIKE * scale, _LEAST)) & (
-        np.abs(out + back) < 0.2 * np.maximum(np.abs(out), np.abs(back))
-    )
+    undone = np.abs(out + back) < 0.2 * np.maximum(np.abs(out), np.abs(back))
+    least = max(_SPIKE * float(np.median(np.abs(moves))), _LEAST)
+    candidates = np.flatnonzero(undone & (size[1:-1] > least))  # few; only they need the scale around them
+    start = np.clip(candidates - _WINDOW // 2, 0, len(moves) - _WINDOW)
+    local = np.median(np.abs(moves)[start[:, None] + np.arange(_WINDOW)], axis=1)
+    marked[1 + candidates] = size[1 + candidates] > _SPIKE * local
     return marked, size
 
 
