@@ -155,6 +155,8 @@ SMALL = [
     "run.pilot=1000",
     "run.watch=8",
     "run.levels=[0.9]",
+    "market.jumps.rate=5000",
+    "market.jumps.deviation=0.06",
     "waterfall.fund=5e5",
 ]
 

@@ -126,6 +126,8 @@ class _Work:
             return self._split()
         if wanted == "auto" and hits >= ENOUGH:
             return self._left(f"{hits:,} of {paths:,} plain paths are beyond it, an error of 1 % or less")
+        if isinstance(self.target.wanted, Probability) and not np.any(self.plain["bad_debt"] > 0.0):
+            return self._left("no plain path has bad debt, so no law can be tuned; raise run.paths")
         frozen = self._frozen("tilt", self._fit)
         gain = self._gain(frozen)
         if wanted == "auto" and not gain > LEAST_GAIN:
@@ -210,10 +212,8 @@ class _Work:
                     continue
                 law, tilt, paths = tune(problem, 1.0, begin, self.run.seed, pilot=self.run.pilot)
                 assert begin.shock is not None
-                steps += [
-                    law,
-                    begin.shock.law,
-                ]  # the wide law that tuning began with bounds the weights of the narrow one
+                # the wide law that tuning began with bounds the weights of the narrow one
+                steps += [law, begin.shock.law]
                 tilts.append(tilt)
                 reached = True
             else:
@@ -223,8 +223,6 @@ class _Work:
             self.told.tell(f"{self.target.name}: law for a {side} of the price from {paths:,} pilot paths")
             tuning += paths
         if exhausts:
-            if not tilts:
-                raise ConfigError("run.estimator: no plain path has bad debt, so no law can be tuned; raise run.paths")
             fitted = Fitted(Mean("reach"), Hint(1e-6, tag=f"{method}"), tuning, reached, tuple(tilts), method.period)
             return LargeStep(tuple(steps), fitted)
         hint = dataclasses.replace(hint, quantiles=self._quantiles())
