@@ -1,7 +1,8 @@
 """What does each estimator of the derivative of expected bad debt in a margin cost, and which of them are wrong?
 
 Case (i): a loss of one step beyond a margin, truth -P(L > m). Case (ii): an isolated long that is sold a day after its price
-touched the liquidation price. Both are drawn exactly and differ in nothing but how the hard event is seen to move.
+touched the liquidation price. Both are drawn exactly and differ in nothing but how the hard event is seen to move. Case (iii):
+a continuum of longs on the smooth ladder of the engine, where the derivative of a path is right.
 """
 
 import time
@@ -12,16 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.lines import Line2D
 
-from tailrisk._fields import Real, cast, count, real
+from tailrisk import anchors, breaker, impact, liquidation, margin, market, waterfall
+from tailrisk._fields import Real, cast, count, duration, real
+from tailrisk.book import AbstractBook
+from tailrisk.cascade import Rounds
 from tailrisk.figures import style
 from tailrisk.gradients import closed_cases as cases
 from tailrisk.gradients import fixed_noise
 from tailrisk.margin.statistical import breach_probability
+from tailrisk.positions.base import Book
+from tailrisk.scenario import Scenario, SmoothLadder
 from tailrisk.simulate import entry_point, simulate
 from tailrisk.study.observed import curve, exact, sampled
 from tailrisk.study.published import Setting
 
-LOSS, LONG = "loss beyond a margin", "isolated long"
+LOSS, LONG, LADDER = "loss beyond a margin", "isolated long", "smooth ladder"
+ESTIMATORS = {LOSS: cases.ESTIMATORS, LONG: cases.ESTIMATORS, LADDER: (cases.PATHWISE, cases.DIFFERENCES)}
 PRINTED = {"E[BD]": (0.0902820, 5e-8), "dE[BD]/dm": (-4.14585, 5e-6)}  # K1, to the digits it is printed with
 SMOOTHING = (cases.SMOOTHED, cases.EXTRAPOLATED)
 RATES = {cases.SMOOTHED: 2.0, cases.EXTRAPOLATED: 4.0}
@@ -30,11 +37,66 @@ FORM = "closed form, at run time"
 PRECISE = 0.02  # largest standard error of an estimate that is checked, share of the truth
 
 
+class EvenLongs(AbstractBook):
+    """Longs of one unit together and of equal size, whose equities are evenly spread."""
+
+    equities: Real = real(unit="1", above=0.0, below=1.0)
+    accounts: int = count(100_000, least=1)
+
+    def build(self, price, margin, seed=0):
+        del margin, seed
+        n, (low, high), spot = self.accounts, self.equities, float(np.asarray(price).reshape(-1)[0])
+        share = low + (high - low) * (np.arange(n) + 0.5) / n
+        held = np.full((n, 1), 1.0 / n)
+        return Book(held, np.full((n, 1), spot), spot * share / n, np.arange(n), np.ones(n), np.zeros(n))
+
+
+class Continuum(eqx.Module):
+    """Case (iii): longs at price 1 whose equities are evenly spread, looked at twice; their sales move no price.
+
+    Who is below the margin at the first look is sold and loses what is missing then; the others are sold at the second.
+    """
+
+    equities: Real = real(unit="1", above=0.0, below=1.0)
+    volatility: Real = real(unit="1/sqrt(year)", above=0.0)
+    step: Real = duration()
+    cells: int = count(16_384, least=2)
+
+    def expected(self, margin):
+        """Expected bad debt, USD: by Gauss-Legendre nodes over accounts, and over prices above the level of each."""
+        nodes, weights = (jnp.asarray(x) for x in np.polynomial.legendre.leggauss(64))
+        low, high = self.equities
+        debt, width = 1.0 - 0.5 * (low + high + (high - low) * nodes), self.volatility * jnp.sqrt(self.step)
+        level, half = jnp.log(debt / (1.0 - margin))[:, None], 6.0 * width
+        x = level + half * (nodes[None, :] + 1.0)
+        density = jnp.exp(-0.5 * (x / width + 0.5 * width) ** 2) / (width * jnp.sqrt(2.0 * jnp.pi))
+        put = anchors.zero_rate_put(jnp.exp(x), debt[:, None], self.volatility, self.step)
+        later = (density * put) @ weights * half
+        return 0.5 * weights @ (anchors.zero_rate_put(jnp.ones_like(debt), debt, self.volatility, self.step) + later)
+
+    def system(self, rate, dtype):
+        """The venue on the smooth ladder."""
+        return Scenario(
+            market=market.GeometricBrownian(volatility=self.volatility),
+            book=EvenLongs(self.equities),
+            margin=margin.Flat(float(rate), float(rate)),
+            impact=impact.Linear(impact.ConstantDepth(1.0), 0.0, memory="inf d"),
+            price=[1.0],
+            horizon=np.asarray(2.0 * self.step),
+            step=self.step,
+            positions=SmoothLadder(cells=self.cells, clearing=Rounds(1)),
+            liquidation=liquidation.Full(0.0),
+            breaker=breaker.NoBreaker(),
+            waterfall=waterfall.Waterfall(deleverage="none"),
+        ).build(dtype)
+
+
 class Config(eqx.Module):
-    """The two cases, the temperatures of the smoothing, and how many paths."""
+    """The cases, the temperatures of the smoothing, and how many paths."""
 
     loss: cases.LossBeyond
     long: cases.IsolatedLong
+    ladder: Continuum
     margins: Real = real(unit="1", above=0.0, below=1.0)
     paths: int = count(least=1_000)  # of one repeat
     repeats: int = count(least=2)
@@ -64,6 +126,35 @@ def repeats(config, setting, case, margin, estimator, temperature):
     return run
 
 
+def on_the_ladder(config, setting, rate):
+    """The same of case (iii): the derivative of each path, and differences."""
+    system, where = config.ladder.system(rate, setting.dtype), lambda s: s.cascade.positions.rates
+    tangent = fixed_noise.direction(system, where)
+
+    def given(number):
+        return {"paths": config.paths, "seed": setting.seed * 10_000 + number, "chunk": 16_384}
+
+    def pathwise(number):
+        return np.asarray(fixed_noise.slopes(system, tangent, **given(number))[1]["bad_debt"], float)
+
+    def differences(number):
+        h = float(config.step)
+        above, below = (
+            simulate(eqx.tree_at(where, system, where(system) + move), **given(number))["bad_debt"].astype(float)
+            for move in (h, -h)
+        )
+        return (above - below) / (2.0 * h)
+
+    return {cases.DIFFERENCES: differences, cases.PATHWISE: pathwise}
+
+
+@entry_point
+def continuum(ladder, margin, step):
+    """Derivative of the expected loss of case (iii), and the bias of differences."""
+    truth = jax.grad(ladder.expected)(margin)
+    return truth, (ladder.expected(margin + step) - ladder.expected(margin - step)) / (2.0 * step) - truth
+
+
 @entry_point
 def closed_form(case, margin, step, temperatures):
     """Derivative of the expected loss; biases of differences and, over temperatures, of a smoothed event."""
@@ -86,27 +177,35 @@ def stated(config, case, margin):
     return float(truth), bias
 
 
+def race(config, setting, label, margin, runs, stated):
+    """Estimates by `runs` beside what is stated, and variance times processor time over that of the differences."""
+    found, work, total = {}, {}, config.paths * config.repeats
+    for estimator, run in runs.items():
+        run(0)  # compiles
+        began = time.process_time()
+        mean, variance = np.array([(d.mean(), d.var(ddof=1)) for d in map(run, range(config.repeats))]).T
+        work[estimator] = variance * (time.process_time() - began) / total
+        found[label, estimator] = curve(margin, mean.mean(), np.sqrt(variance.mean() / total), unit="USD", paths=total)
+        found[label, f"{estimator}, stated"] = curve(margin, stated[estimator], unit="USD")
+        cost = work[estimator] / work[cases.DIFFERENCES].mean()
+        error = cost.std(ddof=1) / np.sqrt(cost.size)
+        found["work", f"{label}, {estimator}"] = curve(margin, cost.mean(), error, unit="1", paths=total)
+        setting.report(f"{label}, {estimator}: {mean.mean():.5g}, truth and stated bias {stated[estimator]:.5g}")
+    return found
+
+
 def main(config: Config, setting: Setting):
     """Estimates, errors, variances and processor time; bias and spread over temperatures."""
-    found, total = {}, config.paths * config.repeats
-    one = np.asarray(config.temperatures[config.shown])
-    for label, case, margin in zip((LOSS, LONG), (config.loss, config.long), config.margins, strict=True):
-        (truth, bias), work = stated(config, case, margin), {}
-        for estimator in reversed(cases.ESTIMATORS):
-            run = repeats(config, setting, case, margin, estimator, one)
-            run(0)  # compiles
-            began = time.process_time()
-            mean, variance = np.array([(d.mean(), d.var(ddof=1)) for d in map(run, range(config.repeats))]).T
-            work[estimator] = variance * (time.process_time() - began) / total
-            wanted = truth + bias[estimator][config.shown]
-            found[label, estimator] = curve(
-                margin, mean.mean(), np.sqrt(variance.mean() / total), unit="USD", paths=total
-            )
-            found[label, f"{estimator}, stated"] = curve(margin, wanted, unit="USD")
-            cost = work[estimator] / work[cases.DIFFERENCES].mean()
-            error = cost.std(ddof=1) / np.sqrt(cost.size)
-            found["work", f"{label}, {estimator}"] = curve(margin, cost.mean(), error, unit="1", paths=total)
-            setting.report(f"{label}, {estimator}: {mean.mean():.5g}, truth and stated bias {wanted:.5g}")
+    found, one = {}, np.asarray(config.temperatures[config.shown])
+    for label, case, rate in zip((LOSS, LONG), (config.loss, config.long), config.margins, strict=False):
+        truth, bias = stated(config, case, rate)
+        runs = {name: repeats(config, setting, case, rate, name, one) for name in reversed(cases.ESTIMATORS)}
+        found |= race(config, setting, label, rate, runs, {name: truth + bias[name][config.shown] for name in runs})
+    rate = config.margins[2]
+    with jax.enable_x64(True):
+        truth, bias = (float(x) for x in continuum(*cast((config.ladder, rate, config.step), np.float64)))
+    wanted = {cases.PATHWISE: truth, cases.DIFFERENCES: truth + bias}
+    found |= race(config, setting, LADDER, rate, on_the_ladder(config, setting, rate), wanted)
     return found | over_temperatures(config, setting) | naive(config, setting) | truths(config)
 
 
@@ -171,8 +270,8 @@ def fitted_rate(found, estimator):
 
 def checks(found):
     """Every estimator after its stated bias; the printed numbers of K1; the rate of the bias; the zero that is wrong."""
-    for label in (LOSS, LONG):
-        for estimator in cases.ESTIMATORS:
+    for label, estimators in ESTIMATORS.items():
+        for estimator in estimators:
             got, wanted = found[label, estimator], found[label, f"{estimator}, stated"]
             yield sampled(
                 f"{label}, {estimator}", wanted.y[0], got.y[0], got.se[0], FORM, most=PRECISE * abs(wanted.y[0])
@@ -221,18 +320,18 @@ def draw(found):
     handles.append(Line2D([], [], color=style.GRAY, linestyle=(0, (1, 1)), label="deviation of a repeat"))
     handles.append(Line2D([], [], color=style.GRAY, marker="*", ms=7, linestyle="none", label="least total error"))
     left.legend(handles=handles, loc="upper left")
-    for place, (label, color, marker) in enumerate(((LOSS, style.ORANGE, "D"), (LONG, style.BLACK, "o"))):
-        work = [found["work", f"{label}, {estimator}"] for estimator in cases.ESTIMATORS]
+    looks = {LOSS: (style.ORANGE, "D"), LONG: (style.BLACK, "o"), LADDER: (style.GREEN, "s")}
+    for place, (label, (color, marker)) in enumerate(looks.items()):
+        work = [found["work", f"{label}, {estimator}"] for estimator in ESTIMATORS[label]]
         y, error = np.array([one.y[0] for one in work]), np.array([1.96 * one.se[0] for one in work])
-        right.errorbar(
-            y, np.arange(y.size) + 0.2 * (place - 0.5), xerr=error, fmt=marker, ms=3.5, color=color, label=label
-        )
+        row = np.array([cases.ESTIMATORS.index(name) for name in ESTIMATORS[label]]) + 0.2 * (place - 1.0)
+        right.errorbar(y, row, xerr=error, fmt=marker, ms=3.5, color=color, label=label)
     last = len(cases.ESTIMATORS)
     right.text(0.04, last, "0 on every path: wrong", transform=right.get_yaxis_transform(), va="center", fontsize=7)
     right.set_xscale("log")
     right.set_yticks(np.arange(last + 1), [*cases.ESTIMATORS, "naive autodiff"])
-    right.set_ylim(last + 0.6, -1.9)
-    right.axvline(1.0, color=style.GRAY, linewidth=0.6)
+    right.set_ylim(last + 0.6, -2.3)
+    right.axvline(1.0, ymax=0.85, color=style.GRAY, linewidth=0.6)
     right.set_xlabel("Variance x processor time, differences = 1")
     right.legend(loc="upper left", ncols=2, columnspacing=1.0)
     return figure

@@ -1,5 +1,7 @@
 """Fits of market laws: simulated truths are found again within their errors, and tables read back."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from command import BASE, invoke, put, refused
@@ -61,20 +63,21 @@ WORST = {
 }  # relative standard errors that a test is worth something with; else 0.1
 
 
-@pytest.fixture(scope="module")
-def fits():
-    """Each law fitted to its own truth."""
-    out = {}
-    for name, (law, draw, truth) in TRUTHS.items():
-        data = calibrate.of_moves(draw(np.random.default_rng(7)), HOUR)
-        out[name] = calibrate.fit(law, data), data, truth
-    return out
+LAWS = ["Merton", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Kou", "GarchT"))]
 
 
-@pytest.mark.parametrize("name", TRUTHS)
-def test_a_truth_is_found_again(fits, name):
+@cache
+def fitted(name):
+    """A law fitted to its own truth: the fit, the history and the truth."""
+    law, draw, truth = TRUTHS[name]
+    data = calibrate.of_moves(draw(np.random.default_rng(7)), HOUR)
+    return calibrate.fit(law, data), data, truth
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_truth_is_found_again(name):
     """Every number is within 4 standard errors of the truth, and the errors are small; both kinds of errors agree."""
-    found, _, truth = fits[name]
+    found, _, truth = fitted(name)
     for key, value in truth.items():
         estimate = found.estimates[key]
         assert abs(estimate.value - value) < 4.0 * estimate.std_error, key
@@ -84,19 +87,20 @@ def test_a_truth_is_found_again(fits, name):
     assert np.all((ratio > 0.5) & (ratio < 2.0))  # the law is right here, so both are; 40 blocks give each 11 %
 
 
-@pytest.mark.parametrize("name", TRUTHS)
-def test_a_right_law_leaves_nothing(fits, name):
+@pytest.mark.parametrize("name", LAWS)
+def test_a_right_law_leaves_nothing(name):
     """Ranks under the right law are uniform and independent, out to the tails."""
-    found, data, _ = fits[name]
+    found, data, _ = fitted(name)
     good = calibrate.goodness(found, data)
     assert good.kolmogorov < 1.2 * good.uniform_error
     assert all(abs(value) < 2.0 * good.independent_error for value in good.left_over.values())
     assert all(abs(ratio - 1.0) < 4.0 / np.sqrt(0.001 * N) for ratio in good.tails.values())
 
 
-def test_the_right_law_wins(fits):
+@pytest.mark.slow
+def test_the_right_law_wins():
     """The likelihood ratio of a truth with clusters speaks against independent returns, and is antisymmetric."""
-    garch, data, _ = fits["GarchT"]
+    garch, data, _ = fitted("GarchT")
     merton = calibrate.fit(calibrate.Merton(), data)
     one, other = calibrate.contest(garch, merton, data), calibrate.contest(merton, garch, data)
     assert one.z > 3.0
@@ -137,9 +141,9 @@ path = "prices.csv"
 """
 
 
-def test_the_command_writes_a_market_that_runs(tmp_path, fits):
+def test_the_command_writes_a_market_that_runs(tmp_path):
     """`tailrisk calibrate` gives a table that a scenario includes, with intervals as comments, a report and a figure."""
-    _, data, _ = fits["Merton"]
+    _, data, _ = fitted("Merton")
     prices(tmp_path, data.moves)
     config, out = put(tmp_path, "c.toml", CONFIG), tmp_path / "out"
     result = invoke("calibrate", config, "--out", out)
@@ -155,7 +159,7 @@ def test_the_command_writes_a_market_that_runs(tmp_path, fits):
     kept = own.partition("[market]")[0] + "[book]" + own.partition("[book]")[2]
     scenario.write_text(f"include = ['{venue}', 'out/market.toml']\n{kept}")
     there = load(scenario).scenario
-    np.testing.assert_allclose(float(there.market.jumps.rate), fits["Merton"][0].values["rate"], rtol=1e-3)
+    np.testing.assert_allclose(float(there.market.jumps.rate), fitted("Merton")[0].values["rate"], rtol=1e-3)
     assert there.build().steps == load(BASE).scenario.steps
 
 
@@ -199,3 +203,48 @@ def test_a_world_is_a_line_of_overrides():
     assert float(there.impact.memory) * 8760.0 == pytest.approx(2.0)
     assert float(there.book.weights[-1]) > 0.05
     assert float(there.book.weights.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_book_from_facts(tmp_path):
+    """`[book]` alone needs no file: notional is 2 exposed units share price, with the error of its published parts."""
+    out = tmp_path / "out"
+    result = invoke(
+        "calibrate", ROOT / "configs" / "calibrate" / "book_2025-10.toml", "book.exposed=0.25", "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    book = structure(read_toml(out / "book.toml")["book"], AbstractBook, "book")
+    expected = 2.0 * 0.25 * 50_000.0 / 0.186 * 0.385 * 116_830.0
+    assert float(book.notional) == pytest.approx(expected, rel=2e-3)
+    assert "share of notional at leverage 50" in (out / "report.md").read_text()
+    refused(
+        invoke("calibrate", ROOT / "configs" / "calibrate" / "book_2025-10.toml", "book.fall=[1.0]", "--out", out),
+        "book.fall",
+    )
+
+
+SMALL = {
+    "events": ("replay.draws=20", "posterior.draws=400", "posterior.truths=50"),
+    "impact_2025-10": (),
+    "correlations": (),
+    "btc_margins": (),
+    "btc_market": ('market.laws=["Merton","HawkesFilter"]', "market.series.start=2025-06-20T00:00:00", "market.rounds=1",
+                   "market.months=20", "market.resamples=20"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_calibration_runs_on_real_data(name, tmp_path, market_data):
+    """The published configs at a small size: tables, a report with every section, and figures."""
+    if not (ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the configs name files under ../shared/data beside the checkout, which is not there")
+    out = tmp_path / "out"
+    result = invoke("calibrate", ROOT / "configs" / "calibrate" / f"{name}.toml", *SMALL[name], "--out", out)
+    assert result.exit_code == 0, result.output
+    assert (out / "report.md").read_text().count("| --- |") >= 1
+    figures = {"events": 2, "btc_margins": 1, "btc_market": 1}.get(name, 0)
+    assert len(list((out / "figures").glob("*.png"))) == figures if figures else True
+    if name == "events":
+        assert len((out / "overrides.txt").read_text().splitlines()) == 100
+        validate_line = (out / "overrides.txt").read_text().splitlines()[0].split()
+        assert load(ROOT / "configs" / "btc_perpetual.toml", tuple(validate_line)).scenario.book is not None

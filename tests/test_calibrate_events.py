@@ -149,6 +149,7 @@ def play(tmp_path):
     return play
 
 
+@pytest.mark.slow
 def test_worlds_forecast_the_event(play):
     """Without leverage the forecast is the news alone; with it the fall is larger, equal draws give equal numbers, and a part
     of the rest that goes on as news adds to the fall.
@@ -181,8 +182,18 @@ def two_regimes(rng, n=12_000):
     return np.column_stack([sd * x, 1.5 * sd * (rho * x + np.sqrt(1.0 - rho**2) * y)]), crash
 
 
+def test_correlations_by_earlier_volatility():
+    """Correlations after calm and after storms come apart as those of the regimes do; each return is in one bucket."""
+    moves, _ = two_regimes(np.random.default_rng(1))
+    buckets = by_volatility(calibrate.Returns(moves, np.ones(len(moves), bool), HOUR, "", ""))
+    assert buckets[0].correlation + 0.1 < buckets[-1].correlation
+    assert all(b.ci95[0] < b.correlation < b.ci95[1] for b in buckets)
+    assert sum(b.returns for b in buckets) == len(moves) - 24
+
+
+@pytest.mark.slow
 def test_correlations_of_calm_and_crash_are_found_again():
-    """Both correlations and the rise are within 4 errors; buckets of earlier volatility rise from one to the other."""
+    """Both correlations and the rise are within 4 errors of the truth."""
     moves, _ = two_regimes(np.random.default_rng(1))
     data = calibrate.Returns(moves, np.ones(len(moves), bool), HOUR, "", "")
     found = calibrate.fit(PairRegimes(), data)
@@ -190,8 +201,4 @@ def test_correlations_of_calm_and_crash_are_found_again():
         estimate = found.estimates[key]
         assert abs(estimate.value - truth) < 4.0 * estimate.std_error, key
         assert estimate.std_error < 0.03
-    buckets = by_volatility(data)
-    assert buckets[0].correlation + 0.1 < buckets[-1].correlation
-    assert all(b.ci95[0] < b.correlation < b.ci95[1] for b in buckets)
-    assert sum(b.returns for b in buckets) == len(moves) - 24
     assert stats.pearsonr(*moves.T)[0] > found.values["correlation"]

@@ -58,7 +58,7 @@ EVERYWHERE = {
     "score": (score.estimate, ("maintenance", *LAW), size(128), (0.025, 0.02, 0.01, 0.02)),
     "measure-valued": (measure_valued.estimate, ("maintenance",), size(128), (0.03,)),
     "differences": (differences.estimate, THRESHOLDS, size(128), (0.015, 0.02, 0.015)),
-    "branch": (branch.estimate, (*THRESHOLDS, "law.drift"), size(64), (0.01, 0.015, 0.02, 0.025)),
+    "branch": (branch.estimate, (*THRESHOLDS, "law.drift"), size(192), (0.01, 0.015, 0.02, 0.025)),
     "residual": (residual.estimate, ("initial_shift", "impact"), size(128), (0.03, 0.03)),
     "conditional": (conditional.estimate, THRESHOLDS, size(64, 4096), (0.25, 0.3, 0.25)),
 }
@@ -105,7 +105,7 @@ def test_all_cells_look_standard_normal(truths):
 
 @pytest.mark.parametrize(
     ("method", "ladder", "batches"),
-    [(shift.estimate, FEW, 1024), (branch.estimate, MANY, 256)],
+    [(shift.estimate, FEW, 1024), (branch.estimate, MANY, 1152)],
     ids=["shift-few", "branch-many"],
 )
 def test_power(method, ladder, batches):

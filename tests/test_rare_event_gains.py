@@ -1,12 +1,14 @@
 """The catalogue of problems with known tails under default settings, and what the estimators gain (slow)."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 from tail_problems import LIMIT_STATES, GaussianWalk, JumpCascade, Ruin, Static, gaussian_referee, jump_walk_referee
 
 from tailrisk import tails
+from tailrisk.bench.tail_cases import CascadeState
 from tailrisk.tails import Controlled, CrossEntropy, Mean, Probability, Splitting, Tail, exhaustion
 
 pytestmark = pytest.mark.slow
@@ -87,6 +89,37 @@ def test_gains_without_jumps():
     assert tilted.gain_over_plain() > 0.9e5
     assert split.gain_over_plain() > 300.0
     assert not tails.confirm(tilted, split).refused
+
+
+def committor_of_cascade(problem):
+    """The continuum's chance to reach 0.30 from its depth and running maximum, as the score of another cascade."""
+    continuum = JumpCascade(rate=problem.rate, volatility=problem.volatility)
+    grid = tails.Grid((-0.12, 0.30, 64), (0.0, 0.30, 48))
+
+    def state(depth, low):
+        return CascadeState(depth, low, jnp.maximum(depth, low), jnp.zeros_like(depth))
+
+    return tails.guided(problem, continuum, 0.30, grid, lambda state: (state.depth, state.low), state)
+
+
+def test_the_committor_of_the_continuum_guides_splitting():
+    """Its own value is the probability of the continuum but for the grid, and splitting by it gains three times as much."""
+    problem = JumpCascade(rate=0.0, volatility=0.055)
+    guided = committor_of_cascade(problem)
+    split = probability(guided, 0.0, Splitting(), 800_000)
+    tilted = probability(problem, 0.30, CrossEntropy(), 40_000)
+    assert not tails.confirm(tilted, split).refused
+    assert np.exp(float(guided.init()[2])) == pytest.approx(tilted.value, rel=0.1)
+    assert split.gain_over_plain() > 600.0
+
+
+def test_the_committor_is_unbiased_with_jumps():
+    """Overshoots by jumps limit what levels can gain, whatever the score; the estimate is that of the tilt."""
+    problem = JumpCascade()
+    split = probability(committor_of_cascade(problem), 0.0, Splitting(), 400_000)
+    tilted = probability(problem, 0.30, CrossEntropy(), 40_000)
+    assert not tails.confirm(tilted, split).refused
+    assert split.std_error < 0.2 * split.value
 
 
 def test_losses_and_exhaustion_with_their_own_tilts():

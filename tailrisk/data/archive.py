@@ -94,7 +94,8 @@ def fetch(
             for future in concurrent.futures.as_completed(running):
                 name = running[future].rsplit("/", 1)[1]
                 try:
-                    told(f"{name}: {'fetched' if future.result() else 'already there'}")
+                    said = "fetched" if future.result() else "already there"
+                    told(f"{name}: {said}, {(folder / running[future]).stat().st_size / 1e6:.3g} MB")
                 except MissingError:
                     missing.append(name)
                     told(f"{name}: not in the archive")

@@ -46,7 +46,7 @@ from .walk import MOVERS, LadderWalk, Side, WalkState
 
 PARAMETERS = MOVERS
 LAW = tuple(name for name in SCORED if name.startswith("law."))
-FEW = 4  # paths to a branch where there is no breaker
+FEW = 6  # paths to a branch where there is no breaker
 _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
@@ -287,8 +287,8 @@ def estimate(
     A batch is one pool, and all its states are held: about 100 bytes for every path and step. `chunk`: branches that run
     together, from the earliest of their steps on; sorted by step, few of them have least to wait for. `pilot_paths`: paths, in
     whole pools that are not reported, from which the choice of steps is refined; with 0 it goes by their masses alone.
-    `paths_per_branch`: paths of a pool for each branch and kind of threshold, by default 4, because most of the error is that
-    of the paths, or 1 with a breaker.
+    `paths_per_branch`: paths of a pool for each branch and kind of threshold, by default 6, because most of the error is that
+    of the paths and more branches cost what they gain, or 1 with a breaker.
 
     **Raises:** `InputError` for other parameters, for the band where there is no breaker, and for a functional that jumps.
     """

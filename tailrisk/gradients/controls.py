@@ -142,17 +142,18 @@ def estimate(
     batches: int = 64,
     chunk: int = 2_048,
     dtype: Any = None,
+    truth: Ladder | None = None,
 ) -> Gradient:
     """What automatic differentiation returns for mean bad debt, with its measured bias; never an accepted gradient.
 
     `kind`: one of `KINDS`. `temperature`: width of the sigmoid (log price). `rounds` of sales in a step. The bias is the
-    estimate less the derivative by quadrature, so its error is that of the estimate.
+    estimate less the derivative by quadrature, so its error is that of the estimate; `truth`: that derivative, if known.
 
     **Raises:** `InputError` for other parameters and kinds, and with a breaker, where the bias is not known.
     """
     require(parameters, PARAMETERS, "automatic differentiation of rounds", "it is a control: use another estimator")
     system = dense(ladder, kind, temperature, rounds, dtype)
-    truth = oracle.expected_bad_debt_and_gradient(ladder)[1]
+    truth = oracle.expected_bad_debt_and_gradient(ladder)[1] if truth is None else truth
 
     def contributions(outcome: dict[str, np.ndarray]) -> np.ndarray:
         return np.stack([outcome["weight"] * outcome[f"slope_{name}"] for name in parameters])

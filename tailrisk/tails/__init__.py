@@ -9,6 +9,9 @@ from . import plan as plan
 from . import streamed as streamed
 from . import tail_index as tail_index
 from . import weighted as weighted
+from .committor import Grid as Grid
+from .committor import Guided as Guided
+from .committor import guided as guided
 from .control import Controlled as Controlled
 from .crossentropy import CrossEntropy as CrossEntropy
 from .diagnostics import Result as Result

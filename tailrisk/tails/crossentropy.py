@@ -132,7 +132,8 @@ class _Search:
     def checks(self, last: Round) -> tuple[Row, ...]:
         """How often the drift was clipped, and whether the last round agrees with the plain paths of those before it."""
         plain = np.concatenate([np.zeros(0), *self.plain[:-1]])
-        levels = [x for x in dict.fromkeys(self.levels) if np.count_nonzero(plain >= x) >= PLAIN_HITS]
+        counts = {x: np.count_nonzero(plain >= x) for x in self.levels}
+        levels = [x for x, count in counts.items() if PLAIN_HITS <= count < plain.size]  # an atom below is no event
         pairs = [(weighted.probability(last.x >= x, last.weight), measures.probability(plain >= x)) for x in levels]
         seen = [pair for pair in pairs if np.isfinite(pair[0].value)]
         return diagnostics.clipped(self.clipped), diagnostics.ladder_agreement(seen)

@@ -21,7 +21,7 @@ EDGES = np.concatenate(
 )  # quantiles of the points that are tried as the edge of a lobe
 FALLS = (0.02, 0.5)  # mean distances below an edge
 BELOW = (0.05, 0.95)
-STEP = 2.0  # most by which p/q rises at an edge
+STEP = 1.25  # most by which p/q rises at an edge
 NARROWEST = 0.05  # deviation across a lobe
 WIDER = 1.05  # a logistic law that is a little wider than the points loses little and covers their neighbors
 MANY = 64  # normals, beyond which no axes are looked for
