@@ -46,6 +46,7 @@ class Row:
     gain: float
     gain_error: float
     target: float
+    gain_elsewhere: float
     verdict: str
     paths: int
     tuning_paths: int
@@ -78,14 +79,14 @@ def measure(entry: Entry, paths: int, seeds: int) -> Row:
     refused = next((one.reason for one in found if one.refused), "")
     values = np.array([one.estimate.value for one in found])
     variances = np.array([one.estimate.std_error**2 for one in found])
-    value, work = float(values.mean()), found[0].paths
+    value, work = float(values.mean()), found[0].paths * (2 if entry.per == "pair" else 1)
     relative = variances / value**2
     plain = (
         (1.0 - value) / value if isinstance(entry.wanted, Probability) else _plain_variance(entry, fitted, value, size)
     )
     gain = plain / (work * float(relative.mean()))
     error = gain * float(relative.std(ddof=1)) / float(relative.mean()) / math.sqrt(seeds) if seeds > 1 else math.nan
-    samples = {"path": work, "pair": work, "line": work / getattr(fitted, "effort", 1), "run": 1.0}[entry.per]
+    samples = {"path": work, "pair": work / 2, "line": work / getattr(fitted, "effort", 1), "run": 1.0}[entry.per]
     if entry.per == "run":
         samples = getattr(fitted, "replicates", 16)
     return Row(
@@ -98,8 +99,9 @@ def measure(entry: Entry, paths: int, seeds: int) -> Row:
         spread_elsewhere=entry.spread,
         gain=gain,
         gain_error=error,
-        target=entry.gain,
-        verdict=verdict(gain, 0.0 if math.isnan(error) else error, entry.gain),
+        target=entry.target,
+        gain_elsewhere=entry.gain,
+        verdict=verdict(gain, 0.0 if math.isnan(error) else error, entry.target),
         paths=work,
         tuning_paths=found[0].tuning_paths,
         seconds=seconds,
@@ -159,6 +161,7 @@ def _line(row: Row) -> str:
     elsewhere = "" if math.isnan(row.spread_elsewhere) else f"({row.spread_elsewhere:.2f})"
     error = "" if math.isnan(row.gain_error) else f"+-{row.gain_error:.1g}"
     target = "" if math.isnan(row.target) else f">= {row.target:.2g}: {row.verdict}"
+    target += "" if math.isnan(row.gain_elsewhere) else f" (elsewhere {row.gain_elsewhere:.2g})"
     spread = f"{row.spread:.2f} {elsewhere} a {row.per}"
     return (
         f"{row.name:44}{row.value:>12.4g}{row.std_error:>9.1g}{spread:>21}{row.gain:>11.3g}{error:>9}"
