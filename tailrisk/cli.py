@@ -22,6 +22,7 @@ from .study.config import ConfigError
 
 BAD_INPUT = 2
 CHECK_FAILED = 1
+REFUSED = 3
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 _NO_MEMORY = "out of memory; lower run.chunk, run.paths or the number of accounts"
 
@@ -84,6 +85,7 @@ def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     """Estimate the tail of a scenario: run folder, table and figures."""
     from .figures import draw_all, format_table
     from .study.folder import fresh_name, read_arrays
+    from .study.rare import Told
     from .study.run import execute, finish, load
 
     study = load(config, overrides)
@@ -92,7 +94,7 @@ def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
         out = out if resume else fresh_name(out)
     progress = _Progress()
     try:
-        summary = execute(study, out, resume=resume, report=progress)
+        summary = execute(study, out, resume=resume, report=progress, told=Told(progress.say, progress.stage))
     except KeyboardInterrupt:
         progress.close()
         if (out / "config.toml").exists():
@@ -111,7 +113,7 @@ def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
 
 
 def _verdict(summary: dict[str, Any]) -> int:
-    """1 when money was not conserved or a path broke: the numbers of such a run are not to be used."""
+    """1 when money was not conserved or a path broke: the numbers of such a run are not to be used; 3 for a refused one."""
     flags = summary["flags"]
     failed = [
         text
@@ -123,7 +125,10 @@ def _verdict(summary: dict[str, Any]) -> int:
     ]
     for text in failed:
         click.echo(f"check failed: paths with {text}", err=True)
-    return CHECK_FAILED if failed else 0
+    refused = [name for name, metric in summary["metrics"].items() if str(metric.get("note", "")).startswith("refused")]
+    for name in refused:
+        click.echo(f"{name} {summary['metrics'][name]['note']}", err=True)
+    return CHECK_FAILED if failed else REFUSED if refused else 0
 
 
 class _Progress:
@@ -153,9 +158,28 @@ class _Progress:
             click.echo(f"{done:,} of {total:,} paths, {rate:,.0f} paths/s, {estimate}", err=True)
             self.last = now
 
+    def say(self, text: str) -> None:
+        """A sentence between two stages."""
+        self.close()
+        click.echo(text, err=True)
+        self.last = self.start = time.monotonic()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Weighted paths of one target."""
+        if self.bar is None and self.terminal:
+            self.bar = tqdm(total=total, unit="path", unit_scale=True, dynamic_ncols=True, desc=name)
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.n = done
+            self.bar.refresh()
+        elif now - self.last > 10.0 or done == total:
+            click.echo(f"{name}: {done:,} of {total:,} weighted paths", err=True)
+            self.last = now
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
 
 @main.command()

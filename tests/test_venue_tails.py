@@ -1,15 +1,22 @@
 """Rare events of whole venues: which noise of each market does what, and that tilts of it move no mean."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalogue import MARKETS, TWO_ASSET_MARKETS, named, scenario
+from command import BASE, refused, validate
 
-from tailrisk import tails
+from tailrisk import gradients, tails
 from tailrisk._fields import InputError
 from tailrisk.cascade import Rounds
 from tailrisk.scenario import SmoothLadder
 from tailrisk.simulate import outcomes, simulate
+from tailrisk.study.run import execute, load
+from tailrisk.tails.one_step import OneStep
 from tailrisk.tails.sampler import mixture
 from tailrisk.tails.tilt import Aim, Law, Shock, Tilt, untilted
 from tailrisk.tails.venue import VenueProblem
@@ -104,3 +111,87 @@ def test_unknown_measure():
         InputError, match="measure = 'loss', side = 'both': expected one of fall, rise, bad_debt, fund_use"
     ):
         problem("hawkes", "loss")
+
+
+@pytest.mark.slow
+def test_trial_steps_give_the_probability():
+    """The mean of the sum over trial steps is the share of plain paths that run the fund down, with a smaller error."""
+    one = problem("hawkes", "fund_use")
+    calm = untilted(Aim(*(jnp.asarray(x) for x in (0.0, 1.0, False))), one)
+    law = Law(calm.drift[:, 0], calm.factor[:, 0], calm.mean[:, 0], calm.deviation[:, 0] + 0.5, calm.size[:, 0] + 0.5)
+    found = simulate(OneStep(one, (law,), 0.9), paths=PATHS, seed=7)
+    plain, reach = found["score"] >= 0.9, found["reach"]
+    assert 0.002 < plain.mean() < 0.2
+    assert reach.std() < plain.std()  # little is gained where the event is as likely as here
+    assert abs(reach.mean() - plain.mean()) < 4.0 * np.hypot(reach.std(), plain.std()) / PATHS**0.5
+
+
+@pytest.mark.slow
+def test_a_derivative_under_a_tuned_tilt():
+    """The same derivatives of expected bad debt as from plain paths, for a number of the venue and one of the market."""
+    one = problem("hawkes", "fall")
+    parts = {
+        "waterfall": Waterfall(fund=5e5, deleverage="none"),
+        "positions": SmoothLadder(cells=64, clearing=Rounds(1)),
+    }
+    world = scenario(named(market="hawkes", margin="flat"), **parts)
+    fitted = tails.fit(
+        one, tails.Mean("bad_debt"), tails.CrossEntropy(pilot=1_900, rounds=3, settle=1, feedback=False), 1
+    )
+    keys = ("impact.volatility", "market.volatility")
+    run = {"paths": 64 * 64, "batches": 64, "chunk": 256, "method": "differences", "dtype": np.float64}
+    plain = gradients.estimate(world, keys, seed=3, **run)
+    tilted = gradients.estimate(world, keys, proposal=fitted.proposal(one), seed=4, **run)
+    for key in keys:
+        a, b = plain[key], tilted[key]
+        error = np.hypot(a.std_error[0], b.std_error[0])
+        assert error < 0.5 * abs(a.estimate[0])
+        assert abs(a.estimate[0] - b.estimate[0]) < 4.0 * error
+
+
+SMALL = [
+    "run.paths=512",
+    "run.tail_paths=640",
+    "run.pilot=1000",
+    "run.watch=8",
+    "run.levels=[0.9]",
+    "market.jumps.rate=5000",
+    "market.jumps.deviation=0.06",
+    "waterfall.fund=5e5",
+]
+
+
+@pytest.mark.slow
+def test_a_tail_run_resumes_to_the_same_numbers(tmp_path):
+    """Laws and parts are taken up; a part that was lost is drawn again; what is refused has no value, and status 3."""
+    study = load(BASE, (*SMALL, 'run.estimator="tilt"'))
+    first = execute(study, tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "parts" / "tail_90-000000.npz").unlink()
+    again = execute(study, tmp_path / "b", resume=True)
+    assert again["metrics"] == first["metrics"]
+    assert again["tail"] == first["tail"]
+    assert {"bad_debt_var_90", "bad_debt_es_90", "fund_depletion_probability"} <= first["metrics"].keys()
+    for name in ("tail_90", "exhaustion"):
+        assert first["tail"][name]["estimator"] == "tilt"
+        assert first["tail"][name]["tuning_paths"] >= 2 * 1000
+        assert (tmp_path / "a" / "laws" / f"{name}_tilt.json").exists()
+    for metric in first["metrics"].values():
+        refused = str(metric.get("note", "")).startswith("refused")
+        assert refused == (metric["value"] is None)
+
+
+@pytest.mark.slow
+def test_auto_leaves_what_plain_paths_do_well():
+    """The reason is said; with many plain hits no law is tuned at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", 'run.estimator="auto"')
+        summary = execute(load(BASE, wanted), Path(folder) / "run")
+    assert summary["tail"]["tail_50"]["estimator"] == "monte_carlo"
+    assert "plain paths are beyond it" in summary["tail"]["tail_50"]["why"]
+
+
+def test_settings_of_the_tail():
+    refused(validate('run.estimator="tilt"', "run.books=2"), "run.estimator: is 'tilt' with 2 books, expected one book")
+    refused(validate('run.estimator="splitting"'), "run.split_paths: is 0")
+    refused(validate('run.estimator="tilted"'), "run.estimator", "auto")

@@ -18,9 +18,11 @@ from .._fields import InputError, Real, choice, count, real
 from .._streams import MAX_PATHS, Noise
 from ..scenario import Scenario, VenueSystem
 from ..simulate import LANES, rollout, simulate
+from ..tails.venue import VenueProblem
 from .config import ConfigError, apply_override, dump, read_toml, structure
 from .folder import free_bytes, memory_bytes, prepare_folder, read_arrays, write_arrays, write_json
 from .observe import observe
+from .rare import Answer, Told, answers, entries
 from .summary import summarize
 
 _OUTCOMES = 28  # numbers of one path
@@ -28,7 +30,12 @@ _COPIES = 3  # of the results in memory at the end, and of a path's state while 
 
 
 class Run(eqx.Module):
-    """How a scenario is estimated."""
+    """How a scenario is estimated.
+
+    `paths` plain paths give every metric and the figures. With another `estimator` than "monte_carlo" the tail, which is the
+    value-at-risk and expected shortfall at `levels` and the chance that the fund runs out, gets paths of its own: "tilt" weighted
+    paths, "splitting" (of the last alone), "auto" the tilt where a pilot says that it pays.
+    """
 
     paths: int = count(100_000, least=1)  # per book
     books: int = count(1, least=1)  # draws of the book, each with `paths` paths
@@ -39,9 +46,16 @@ class Run(eqx.Module):
     levels: Real = real([0.99, 0.999], unit="1", above=0.0, below=1.0)  # of value-at-risk and expected shortfall
     confidence: Real = real(0.95, unit="1", above=0.0, below=1.0)
     watch: int = count(2000)  # paths whose steps are kept for the figures
-    estimator: str = choice("monte_carlo", "monte_carlo")
+    estimator: str = choice("monte_carlo", "monte_carlo", "tilt", "splitting", "auto")  # of the tail, see below
+    tail_paths: int = count(100_000, least=1)  # weighted paths of every target of the tail
+    split_paths: int = count(0)  # starts of splitting, which is also the check of a tilt for the fund; 0: none
+    pilot: int = count(10_000, least=1000)  # paths of each round in which a tilt is tuned
 
     def check(self) -> Iterator[tuple[str, str]]:
+        if self.estimator != "monte_carlo" and self.books > 1:
+            yield "estimator", f"is {self.estimator!r} with {self.books} books, expected one book; use monte_carlo"
+        if self.estimator == "splitting" and not self.split_paths:
+            yield "split_paths", "is 0, expected the starts that splitting may use, for example 100000"
         if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
             yield "levels", f"{np.asarray(self.levels).tolist()}: expected a list of at least one level, such as [0.99]"
         if np.ndim(self.confidence):
@@ -118,6 +132,8 @@ def prepare(study: Study) -> VenueSystem:
     **Raises:** `ConfigError` saying what does not fit.
     """
     system = build(study, 0)
+    if study.run.estimator != "monte_carlo":
+        VenueProblem(system)  # says so if the noise of the market cannot be tilted
     try:
         jax.eval_shape(_one_path, system)
     except (TypeError, ValueError) as error:
@@ -173,13 +189,18 @@ def _misfit(scenario: Scenario, error: Exception) -> Exception:
 
 
 def execute(
-    study: Study, folder: Path, *, resume: bool = False, report: Callable[[int, int, np.ndarray], None] | None = None
+    study: Study,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[int, int, np.ndarray], None] | None = None,
+    told: Told | None = None,
 ) -> dict[str, Any]:
     """Runs a study into a folder and returns its summary.
 
     Parts of `run.part` paths are written as they are done; a killed run resumed with the same config gives the same
     bytes.
-    `report(done, all, bad_debt)` is called after every chunk.
+    `report(done, all, bad_debt)` is called after every chunk, `told` hears of the targets of the tail.
     """
     started = time.time()
     run = study.run
@@ -189,8 +210,16 @@ def execute(
     paths = _paths(study, first, folder, report)
     results = {f"path/{name}": value for name, value in paths.items()}
     results |= observe(study.scenario, first, run, paths)
+    found: list[Answer] = []
+    if run.estimator != "monte_carlo":
+        found, weighted = answers(run, first, paths, folder, told or Told())
+        results |= weighted
     write_arrays(folder / "results.npz", results)
     summary = summarize(study.scenario, run, first, paths, results)
+    if found:
+        metrics, tail = entries(found, paths, float(run.confidence))
+        summary["metrics"] |= metrics
+        summary["tail"] = tail
     summary["wall_seconds"] = time.time() - started
     write_json(folder / "summary.json", summary)
     return summary
@@ -219,7 +248,12 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
             "seed": study.run.seed,
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "wall_seconds": summary["wall_seconds"],
-        },
+        }
+        | (
+            {"tail": {name: {k: one[k] for k in ("estimator", "why")} for name, one in summary["tail"].items()}}
+            if "tail" in summary
+            else {}
+        ),
     )
     shutil.rmtree(folder / "parts", ignore_errors=True)
 

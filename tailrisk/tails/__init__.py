@@ -25,6 +25,8 @@ from .estimate import run as run
 from .frozen import dumps as dumps
 from .frozen import loads as loads
 from .lobe_search import LobeMixture as LobeMixture
+from .one_step import LargeStep as LargeStep
+from .one_step import OneStep as OneStep
 from .problem import ALWAYS as ALWAYS
 from .problem import AbstractProblem as AbstractProblem
 from .problem import Roles as Roles
@@ -40,4 +42,5 @@ from .targets import Mean as Mean
 from .targets import Probability as Probability
 from .targets import Tail as Tail
 from .targets import exhaustion as exhaustion
+from .venue import VenueProblem as VenueProblem
 from .whole import Whole as Whole

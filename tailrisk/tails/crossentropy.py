@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from .. import _streams
 from .._fields import InputError
+from ..simulate import LANES
 from . import diagnostics, measures, weighted
 from .diagnostics import Row
 from .pilot import Pilot, Sums, solve
@@ -56,9 +57,28 @@ class CrossEntropy:
                 f"{self}: expected a quantile between 0 and 1, period >= 2, and at least one path and round"
             )
 
-    def fit(self, problem: AbstractProblem, target: AbstractTarget, seed: int) -> Fitted:
-        """The tilts for a target: one, or one for each level of a `Tail`."""
-        search = _Search(self, problem, target, seed)
+    def begin(self, problem: AbstractProblem, keys: Any, numbers: np.ndarray) -> tuple[Tilt, int]:
+        """The tilt that leads to paths of the law itself with the given numbers, and how many paths that took.
+
+        The farthest of many plain paths save the first rounds of a ladder. Which of their steps were shocks is found in a few
+        passes over them.
+        """
+        aim = _unscaled(problem)
+        tilt, mean, passes = untilted(aim, problem, self.shocks), 1.0, 6 if self.shocks else 2
+        for number in range(passes):
+            pilot = _pilot(self, problem, tilt, aim, 0)
+            law = np.zeros(numbers.size, np.int32)
+            found = paths_of(lambda _, pilot=pilot: pilot, keys, numbers, law, 4 * LANES)
+            tilt = solve(problem, aim, found["sums"], np.ones(numbers.size), self.feedback)
+            if number == 0:  # from here on distances have a scale
+                mean = float(np.mean(np.asarray(found["score"], float)))
+                aim = _scaled(problem, aim, mean)
+                tilt = untilted(aim, problem, self.shocks)
+        return tilt, passes * numbers.size
+
+    def fit(self, problem: AbstractProblem, target: AbstractTarget, seed: int, begin: Tilt | None = None) -> Fitted:
+        """The tilts for a target: one, or one for each level of a `Tail`; the ladder may begin with a tilt made before."""
+        search = _Search(self, problem, target, seed, begin)
         if isinstance(target, Tail):
             tilts = []
             for level in target.levels:
@@ -78,15 +98,33 @@ class CrossEntropy:
         return Fitted(target, hint, search.drawn, search.reached, tuple(tilts), self.period, checks)
 
 
+def _pilot(method: CrossEntropy, problem: AbstractProblem, tilt: Tilt, aim: Aim, law: int) -> Pilot:
+    return Pilot(problem, mixture(problem, (tilt,), method.period, law), aim)
+
+
+def _unscaled(problem: AbstractProblem) -> Aim:
+    start = problem.place(problem.init())
+    return Aim(start, start + 1.0, jnp.asarray(False))
+
+
+def _scaled(problem: AbstractProblem, aim: Aim, barrier: float) -> Aim:
+    start = float(aim.start)
+    return aim._replace(barrier=jnp.asarray(barrier if barrier > start else start + 1.0, problem.dtype))
+
+
 class _Search:
     """The state of a fit: the tilt so far, the level, and the distance scale."""
 
-    def __init__(self, method: CrossEntropy, problem: AbstractProblem, target: AbstractTarget, seed: int):
+    def __init__(
+        self, method: CrossEntropy, problem: AbstractProblem, target: AbstractTarget, seed: int, begin: Tilt | None
+    ):
         self.method, self.problem, self.target, self.seed = method, problem, target, seed
         self.on_score = isinstance(target, Probability) and target.outcome == "score"
         self.start = float(problem.place(problem.init()))
         self.barrier = target.level if isinstance(target, Probability) and self.on_score else None
-        self.tilt: Tilt | None = None
+        self.tilt = begin
+        if begin is not None and not self.on_score:
+            self.barrier = float(begin.aim.barrier)
         self.level = (-np.inf, -np.inf)
         self.drawn = self.number = 0
         self.last: Round | None = None
@@ -112,7 +150,7 @@ class _Search:
         keys = _streams.noise_keys(self.seed, f"pilot/{self.number}")
 
         def system(law: int) -> Pilot:
-            return Pilot(problem, mixture(problem, tilts, method.period, law), aim)
+            return _pilot(method, problem, tilts[0], aim, law)
 
         law = laws(numbers, 1, method.period)
         found = paths_of(system, keys, numbers, law, CHUNK)

@@ -14,6 +14,7 @@ from .drift import FittedDrift
 from .estimate import FittedAntithetic
 from .lobe_search import FittedLobes
 from .lobes import Lobes
+from .one_step import LargeStep
 from .rqmc import FittedRQMC, TiltedPoints
 from .sampler import Fitted
 from .splitting import FittedSplitting
@@ -32,6 +33,7 @@ _LAWS = (
     FittedSplitting,
     FittedStrata,
     FittedSubset,
+    LargeStep,
 )
 _VALUES = (TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Lobes, Shock, Tilt)
 _KINDS = {kind.__name__: kind for kind in (*_LAWS, *_VALUES)}

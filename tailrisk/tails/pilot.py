@@ -19,7 +19,7 @@ RIDGE = 1e-3
 LARGEST_CHANCE = 0.9
 FACTORS = (1e-2, 1e8)
 WIDEST = 3.0  # deviation of a mark
-SIZES = (0.02, 5.0)
+SIZES = (0.02, 8.0)
 
 
 class Sums(NamedTuple):
@@ -61,11 +61,7 @@ class Pilot(AbstractSystem):
         return self.problem.draws
 
     def init(self) -> PilotState:
-        roles = self.problem.roles
-        free, events, marks, sizes = (len(x) for x in (roles.free(self.draws), roles.events, roles.marks, roles.sizes))
-        shapes = [(FEATURES, FEATURES), (free, FEATURES), (BINS,), (events, BINS), (events, BINS)]
-        shapes += [(marks, BINS), (marks, BINS), (sizes, BINS)]
-        sums = Sums(*(jnp.zeros(shape, self.dtype) for shape in shapes))
+        sums = no_sums(self.problem)
         laws = 1 if self.mixture.tilts[0].shock is None else 2
         return PilotState(Tilted(self.problem, self.mixture).init(), (sums,) * laws, (sums,) * laws)
 
@@ -79,32 +75,9 @@ class Pilot(AbstractSystem):
         return PilotState(TiltedState(moved, after, log_weight + log_ratio), sums, kept), shown
 
     def _add(self, sums: tuple[Sums, ...], path: PyTree, noise: Noise, step: Float[Array, ""]) -> tuple[Sums, ...]:
-        roles, view = self.problem.roles, self.aim.view(self.problem, path, step)
-        here = jnp.where(view.on, view.here, 0.0)
-        phi = jnp.where(view.on, view.features, 0.0)
-        happens, chances = events(self.problem, path, noise)
-
-        def rows(values: list[Any]) -> Float[Array, "rows bins"]:
-            return jnp.stack([v * here for v in values]) if values else jnp.zeros((0, BINS), here.dtype)
-
-        def if_happens(value: Float[Array, ""], event: int) -> Float[Array, ""]:
-            return value if event == ALWAYS else jnp.where(happens[event], value, 0.0)
-
-        def size(place: int, event: int) -> Float[Array, ""]:
-            return -jnp.log(noise.uniform[place] / (chances[event] if is_own(roles, place, event) else 1.0))
-
-        free = [noise.normal[place] * phi for place in roles.free(self.draws)]
-        marks = [if_happens(noise.normal[place], event) for place, event in roles.marks]
-        more = Sums(
-            phi[:, None] * phi[None, :],
-            jnp.stack(free) if free else jnp.zeros((0, FEATURES), phi.dtype),
-            here,
-            rows(chances),
-            rows([jnp.where(h, 1.0, 0.0).astype(here.dtype) for h in happens]),
-            rows(marks),
-            rows([z * z for z in marks]),
-            rows([if_happens(size(place, event), event) for place, event in roles.sizes]),
-        )
+        view = self.aim.view(self.problem, path, step)
+        here, phi = (jnp.where(view.on, x, 0.0) for x in (view.here, view.features))
+        more = sums_of(self.problem, path, noise, phi, here)
         parts = self._parts(path, noise, step)
         return tuple(
             Sums(*(a + part * b for a, b in zip(old, more, strict=True))) for old, part in zip(sums, parts, strict=True)
@@ -126,6 +99,45 @@ class Pilot(AbstractSystem):
         return found | {"log_weight": state.tilted.log_weight, "clipped": clipped, "sums": state.kept}
 
 
+def no_sums(problem: AbstractProblem) -> Sums:
+    """The sums of no step."""
+    roles = problem.roles
+    free, events, marks, sizes = (len(x) for x in (roles.free(problem.draws), roles.events, roles.marks, roles.sizes))
+    shapes = [(FEATURES, FEATURES), (free, FEATURES), (BINS,), (events, BINS), (events, BINS)]
+    shapes += [(marks, BINS), (marks, BINS), (sizes, BINS)]
+    return Sums(*(jnp.zeros(shape, problem.dtype) for shape in shapes))
+
+
+def sums_of(
+    problem: AbstractProblem, path: PyTree, noise: Noise, phi: Float[Array, " features"], here: Float[Array, " bins"]
+) -> Sums:
+    """What one step adds, with the features of the path and one in its bin."""
+    roles = problem.roles
+    happens, chances = events(problem, path, noise)
+
+    def rows(values: list[Any]) -> Float[Array, "rows bins"]:
+        return jnp.stack([v * here for v in values]) if values else jnp.zeros((0, BINS), here.dtype)
+
+    def if_happens(value: Float[Array, ""], event: int) -> Float[Array, ""]:
+        return value if event == ALWAYS else jnp.where(happens[event], value, 0.0)
+
+    def size(place: int, event: int) -> Float[Array, ""]:
+        return -jnp.log(noise.uniform[place] / (chances[event] if is_own(roles, place, event) else 1.0))
+
+    free = [noise.normal[place] * phi for place in roles.free(problem.draws)]
+    marks = [if_happens(noise.normal[place], event) for place, event in roles.marks]
+    return Sums(
+        phi[:, None] * phi[None, :],
+        jnp.stack(free) if free else jnp.zeros((0, FEATURES), phi.dtype),
+        here,
+        rows(chances),
+        rows([jnp.where(h, 1.0, 0.0).astype(here.dtype) for h in happens]),
+        rows(marks),
+        rows([z * z for z in marks]),
+        rows([if_happens(size(place, event), event) for place, event in roles.sizes]),
+    )
+
+
 def solve(
     problem: AbstractProblem,
     aim: Aim,
@@ -143,14 +155,24 @@ def solve(
     (1977) for the two laws.
     """
     omega = omega / omega.sum()
-    means = [Sums(*(np.tensordot(omega, np.asarray(x, float), axes=1) for x in s)) for s in sums]  # pyright: ignore[reportArgumentType]
+    means = [averaged(s, omega) for s in sums]
     numbers = [jnp.asarray(x.astype(problem.dtype)) for x in _numbers(problem, means[0], feedback)]
     tilt = Tilt(aim, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
     if len(means) == 1:
         return tilt
-    law = Law(*(jnp.asarray(x[:, 0].astype(problem.dtype)) for x in _numbers(problem, means[1], feedback=False)))
+    law = joined(problem, means[1])
     share = (means[1].seen + PSEUDO / problem.steps) / (means[0].seen + means[1].seen + PSEUDO)
     return with_shock(tilt, Shock(jnp.asarray(share.astype(problem.dtype)), law))
+
+
+def averaged(sums: Sums, omega: Float[np.ndarray, " paths"]) -> Sums:
+    """Sums of many paths, weighted."""
+    return Sums(*(np.tensordot(omega, np.asarray(x, float), axes=1) for x in sums))  # pyright: ignore[reportArgumentType]
+
+
+def joined(problem: AbstractProblem, sums: Sums) -> Law:
+    """The law closest to weighted steps, the same at all distances."""
+    return Law(*(jnp.asarray(x[:, 0].astype(problem.dtype)) for x in _numbers(problem, sums, feedback=False)))
 
 
 def _numbers(problem: AbstractProblem, s: Sums, feedback: bool) -> tuple[Any, ...]:

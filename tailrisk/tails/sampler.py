@@ -6,7 +6,7 @@ chunk.
 """
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from . import diagnostics
 from .accumulator import Nodes, insert, summarize, total
 from .diagnostics import Result, Row
 from .problem import AbstractProblem
-from .proposal import Tilted
+from .proposal import Frozen, Tilted
 from .targets import AbstractTarget, Extra, Hint, Probability
 from .tilt import Mixture, Tilt
 from .weighted import one_sided
@@ -124,16 +124,24 @@ class AbstractFitted(eqx.Module):
         return -(-paths // unit) * unit
 
     def sample(
-        self, problem: AbstractProblem, paths: int, seed: int, *, chunk: int = CHUNK, stream: str = "production"
+        self,
+        problem: AbstractProblem,
+        paths: int,
+        seed: int,
+        *,
+        chunk: int = CHUNK,
+        stream: str = "production",
+        begin: int = 0,
     ) -> Iterator[Chunk]:
-        """The weighted paths of a run, chunk by chunk; a chunk holds `chunk` paths for each group of a period."""
+        """The weighted paths of a run, chunk by chunk from number `begin` on; a chunk holds `chunk` paths for each group."""
         if paths < 1 or chunk < LANES or chunk % LANES:
             raise InputError(f"paths = {paths}, chunk = {chunk}: expected at least one path, and a multiple of {LANES}")
         paths = self.whole(paths)
         if paths > _streams.MAX_PATHS:
             raise InputError(f"paths = {paths}: expected at most 2^32; use several seeds")
         keys, size = _streams.noise_keys(seed, stream), chunk * self.groups
-        for index, start in enumerate(range(0, paths, size)):
+        for index in range(begin, -(-paths // size)):
+            start = index * size
             numbers = np.arange(start, min(start + size, paths), dtype=np.int64)
             law = self.laws(numbers)
             lanes = min(chunk, -(-numbers.size // LANES) * LANES)
@@ -151,8 +159,12 @@ class AbstractFitted(eqx.Module):
         confidence: float = 0.95,
         chunk: int = CHUNK,
         checks: tuple[Row, ...] = (),
+        parts: Iterable[Chunk] | None = None,
     ) -> dict[str, Result]:
-        """Estimates of the target, and of others from the same paths, which then carry the name of their outcome."""
+        """Estimates of the target, and of others from the same paths, which then carry the name of their outcome.
+
+        `parts` are the chunks of `sample` where they were drawn before.
+        """
         targets = (self.target, *also)
         exact = self.whole(paths)
         plans = [
@@ -160,7 +172,7 @@ class AbstractFitted(eqx.Module):
         ]
         nodes: list[Nodes] = [{} for _ in targets]
         hits, plain = np.zeros(len(targets), int), 0
-        for part in self.sample(problem, paths, seed, chunk=chunk):
+        for part in self.sample(problem, paths, seed, chunk=chunk) if parts is None else parts:
             own = part.law == 0
             plain += int(np.count_nonzero(own))
             for i, target in enumerate(targets):
@@ -197,6 +209,18 @@ class Fitted(AbstractFitted):
     @property
     def groups(self) -> int:
         return len(self.tilts) * self.period if self.tilts else 1
+
+    def proposal(self, problem: AbstractProblem) -> Frozen:
+        """The tilt as a law of noise for derivatives at the numbers of this problem: it steers by a path of its own.
+
+        All paths come from the tilt: a share of the law itself needs path numbers, which a proposal does not see.
+
+        **Raises:** `InputError` unless there is one tilt, without shocks.
+        """
+        if len(self.tilts) != 1 or self.tilts[0].shock is not None:
+            raise InputError(f"{len(self.tilts)} tilts: a proposal has one, without shocks; fit it with CrossEntropy()")
+        shares = jnp.asarray(np.array([0.0, 1.0]).astype(problem.dtype))
+        return Frozen(problem, Mixture(problem, self.tilts, shares, jnp.asarray(1, jnp.int32)))
 
     def laws(self, numbers: np.ndarray) -> np.ndarray:
         return laws(numbers, len(self.tilts), self.period)

@@ -121,7 +121,8 @@ def draw(problem: AbstractProblem, law: Law, state: PyTree, noise: Noise) -> Noi
         for k, (place, event) in enumerate(roles.sizes):
             if event == of:
                 most = chance if is_own(roles, place, event) else jnp.ones_like(uniform[place])
-                value = most * jnp.minimum(uniform[place] / most, 1.0) ** law.size[k]
+                within = jnp.minimum(uniform[place] / most, 1.0) ** law.size[k]
+                value = jnp.maximum(most * within, jnp.finfo(within.dtype).tiny)  # a large power may underflow
                 uniform = uniform.at[place].set(jnp.where(there, value, uniform[place]))
         return uniform
 
@@ -258,6 +259,11 @@ def untilted(aim: Aim, problem: AbstractProblem, shocks: bool = False) -> Tilt:
     law = Law(drift[:, 0], events[:, 0], 0.0 * marks[:, 0], _WIDE * marks[:, 0], _LARGE * sizes[:, 0])
     share = jnp.full(BINS, 1.0 / problem.steps, dtype)
     return with_shock(calm, Shock(share, law))
+
+
+def without_shock(tilt: Tilt) -> Tilt:
+    """The tilt with calm steps alone."""
+    return Tilt(tilt.aim, tilt.drift, tilt.factor, tilt.mean, tilt.deviation, tilt.size)
 
 
 def with_shock(tilt: Tilt, shock: Shock) -> Tilt:

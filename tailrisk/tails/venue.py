@@ -61,7 +61,8 @@ class VenueProblem(AbstractProblem):
     steps, so what tells a tilt how much is left to do is the debt, not the price.
 
     Outcomes: the `score`; `bad_debt` and `fund_use` of the path, those of a path whose price went further to the other `side`
-    ("fall" or "rise") counting as zero: no single tilt leads to bad debt of longs and of shorts.
+    ("fall" or "rise") counting as zero: no single tilt leads to bad debt of longs and of shorts. On its way such a path uses the
+    fund only in steps in which the price went to its side.
 
     **Raises:** `InputError` for a market whose noise cannot be tilted.
     """
@@ -97,7 +98,11 @@ class VenueProblem(AbstractProblem):
 
     def step(self, state: VenuePath, noise: Noise) -> tuple[VenuePath, Any]:
         venue, shown = self.system.step(state.venue, noise)
-        path = VenuePath(venue, self._fund_use(venue, state.fund_use), state.step + 1.0)
+        use = self._fund_use(venue, state.fund_use)
+        if self.side != "both":
+            moved = self._log_price(venue) - self._log_price(state.venue)
+            use = jnp.where((moved < 0.0) == (self.side == "fall"), use, state.fund_use)
+        path = VenuePath(venue, use, state.step + 1.0)
         if self.measure != "fund_use":
             return path, shown
         # deficits that are open at the horizon are paid then; a score that left them out would not be that of the outcome
@@ -108,6 +113,9 @@ class VenueProblem(AbstractProblem):
         ruined = self.system.outcome(last.venue)["fund_depleted"] > 0.0
         return last._replace(fund_use=jnp.where(ruined, 1.0, last.fund_use))
 
+    def _log_price(self, venue: State) -> Float[Array, ""]:
+        return self.system.cascade.price(venue.path, venue.books.impact)[0]
+
     def _fund_use(self, venue: State, before: Float[Array, ""]) -> Float[Array, ""]:
         fund, left = self.system.cascade.waterfall.fund, venue.books.waterfall
         gone = jnp.where(fund > 0.0, 1.0 - left.fund / jnp.where(fund > 0.0, fund, 1.0), 0.0)
@@ -117,7 +125,7 @@ class VenueProblem(AbstractProblem):
     def place(self, state: VenuePath) -> Float[Array, ""]:
         if self.measure in ("bad_debt", "fund_use"):
             return self.score(state)
-        price = self.system.cascade.price(state.venue.path, state.venue.books.impact)[0]
+        price = self._log_price(state.venue)
         return price if self.measure == "rise" else -price
 
     def score(self, state: VenuePath) -> Float[Array, ""]:
