@@ -217,7 +217,7 @@ def test_help_and_version():
 )
 def test_verdict(flags, status, words, capsys):
     """A run whose money or prices broke ends with status 1 and says why."""
-    from tailrisk.cli import _verdict
+    from tailrisk.cli.estimate import _verdict
 
     summary = {"flags": {"paths_ledger_open": flags[0], "paths_not_finite": flags[1]}, "ledger_tolerance": 1e-6}
     assert _verdict(summary) == status
