@@ -48,10 +48,10 @@ def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"run folder: {out}  (figures in {out / 'figures'})")
-    sys.exit(_verdict(summary))
+    sys.exit(verdict(summary))
 
 
-def _verdict(summary: dict[str, Any]) -> int:
+def verdict(summary: dict[str, Any]) -> int:
     """1 when money was not conserved or a path broke: the numbers of such a run are not to be used; 3 for a refused one."""
     flags = summary["flags"]
     failed = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .group import CHECK_FAILED
+from .group import BAD_INPUT, CHECK_FAILED
 
 
 @click.command()
