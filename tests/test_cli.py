@@ -212,13 +212,19 @@ def test_help_and_version():
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "words"),
-    [((0, 0), 0, ""), ((2, 0), 1, "ledger residual above 1e-06"), ((0, 3), 1, "price that is not finite")],
+    ("flags", "note", "status", "words"),
+    [
+        ((0, 0), "only 3 of 10 paths carry it", 0, ""),
+        ((2, 0), "refused: weights", 1, "ledger residual above 1e-06"),
+        ((0, 3), "", 1, "price that is not finite"),
+        ((0, 0), "refused: weights", 3, "ruin refused: weights"),
+    ],
 )
-def test_verdict(flags, status, words, capsys):
-    """A run whose money or prices broke ends with status 1 and says why."""
-    from tailrisk.cli import _verdict
+def test_verdict(flags, note, status, words, capsys):
+    """A run whose money or prices broke ends with status 1, one with an estimate that was refused with 3, and it says why."""
+    from tailrisk.cli.estimate import verdict
 
-    summary = {"flags": {"paths_ledger_open": flags[0], "paths_not_finite": flags[1]}, "ledger_tolerance": 1e-6}
-    assert _verdict(summary) == status
+    broken = {"paths_ledger_open": flags[0], "paths_not_finite": flags[1]}
+    summary = {"flags": broken, "ledger_tolerance": 1e-6, "metrics": {"ruin": {"note": note}, "size": {}}}
+    assert verdict(summary) == status
     assert words in capsys.readouterr().err

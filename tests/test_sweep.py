@@ -78,6 +78,7 @@ def test_a_sweep_is_its_runs_and_goes_on_after_a_stop(tmp_path):
     shutil.copytree(out, again)  # as if stopped in the second run
     for name in ("run.json", "summary.json", "results.npz"):
         (again / "0001" / name).unlink()
+    (again / "0001" / "parts").mkdir()
     (again / "sweep.csv").unlink()
     refused(invoke("sweep", BASE, *GRID, "--out", again), "is not empty; add --resume")
     other = [*GRID, "market.jumps.rate=900.0"]

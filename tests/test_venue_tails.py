@@ -15,7 +15,10 @@ from tailrisk._fields import InputError
 from tailrisk.cascade import Rounds
 from tailrisk.scenario import SmoothLadder
 from tailrisk.simulate import outcomes, simulate
+from tailrisk.study.rare import _alone
 from tailrisk.study.run import execute, load
+from tailrisk.tails.diagnostics import Diagnosis, Result
+from tailrisk.tails.measures import Estimate
 from tailrisk.tails.one_step import OneStep
 from tailrisk.tails.sampler import mixture
 from tailrisk.tails.tilt import Aim, Law, Shock, Tilt, untilted
@@ -195,3 +198,12 @@ def test_settings_of_the_tail():
     refused(validate('run.estimator="tilt"', "run.books=2"), "run.estimator: is 'tilt' with 2 books, expected one book")
     refused(validate('run.estimator="splitting"'), "run.split_paths: is 0")
     refused(validate('run.estimator="tilted"'), "run.estimator", "auto")
+
+
+def test_what_nothing_confirms_is_refused():
+    """A narrow interval of one family alone is no number: the tilt of the shipped scenario is one that misses a mode."""
+    one = Result(Estimate(2e-6, 1e-7, 1.8e-6, 2.2e-6), Diagnosis(()))
+    assert not one.refused
+    assert _alone(one).refused
+    assert "unconfirmed" in _alone(one).reason
+    assert _alone(_alone(one)) == _alone(one)

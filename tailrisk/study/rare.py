@@ -19,7 +19,7 @@ from .. import tails
 from .._streams import noise_keys
 from ..scenario import VenueSystem
 from ..tails import measures
-from ..tails.diagnostics import Diagnosis, Result
+from ..tails.diagnostics import Diagnosis, Result, unconfirmed
 from ..tails.one_step import LargeStep, tune
 from ..tails.problem import AbstractProblem
 from ..tails.sampler import Chunk, Fitted
@@ -260,9 +260,9 @@ class _Work:
         results, check = dict(answer.results), {}
         for name, result in answer.results.items():
             kind, other = self._other(name, answer.estimator)
-            if other is None:
-                continue
-            if not (other.refused or result.refused):
+            if other is None or other.refused:
+                results[name] = _alone(result)
+            elif not result.refused:
                 results[name] = tails.confirm(result, other)
                 z = (result.value - other.value) / math.hypot(result.std_error, other.std_error)
                 check[name] = {"estimator": kind, "value": other.value, "std_error": other.std_error, "z": z}
@@ -281,6 +281,13 @@ class _Work:
         if isinstance(self.target.wanted, Probability) and estimator == "tilt" and self.run.split_paths:
             return "splitting", self._by_splitting()
         return "", None
+
+
+def _alone(result: Result) -> Result:
+    """A result that nothing of another family confirms, which is refused: paths that no tilt leads to go unseen."""
+    if result.refused:
+        return result
+    return dataclasses.replace(result, diagnosis=Diagnosis((*result.diagnosis.rows, unconfirmed())))
 
 
 def _part(folder: Path, target: Target, number: int) -> Path:

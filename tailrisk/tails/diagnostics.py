@@ -49,6 +49,7 @@ _REMEDIES = {
     "nominal_share": "a mixture of tilts: paths of the event may lie where the tilt does not go",
     "batches": "independent keys for every path",
     "second_estimator": "a mixture of tilts: one of the two misses a part of the event",
+    "unconfirmed": "splitting beside it, or plain paths until a hundred of them are hits: one family alone may miss a mode",
     "replicates": "the interval of the replicates instead of the internal one",
     "replicate_spread": "more paths in every replicate, or another score",
     "differing_pairs": "more paths: few pairs tell how far the cheap system is from the full one",
@@ -250,6 +251,11 @@ def nominal_share(hits: int, drawn: int, p: float, thresholds: Thresholds = DEFA
     """Exact two-sided p-value of the hits among `drawn` paths of the law of interest itself, if p were right."""
     value = stats.binomtest(hits, drawn, min(max(p, 0.0), 1.0)).pvalue
     return low("nominal_share", float(value), thresholds.nominal_share)
+
+
+def unconfirmed() -> Row:
+    """The row of an estimate that no estimate of another family speaks for; it refuses."""
+    return high("unconfirmed", 1.0, (0.5, 0.5))
 
 
 def replicates(values: ArrayLike, std_errors: ArrayLike, thresholds: Thresholds = DEFAULT) -> Row:

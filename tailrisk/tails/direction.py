@@ -10,9 +10,7 @@ weight w. It looks at the path of one s on the line, so w is the same on all of 
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -24,7 +22,7 @@ from scipy import special
 
 from .. import _streams
 from .._fields import InputError, Real
-from ..simulate import LANES
+from ..simulate import LANES, spread
 from . import diagnostics, sampler, streamed
 from .accumulator import Accumulator, Nodes, insert, row_moments, summarize, total
 from .coordinates import Along
@@ -89,9 +87,7 @@ class FittedDirection:
             found = crossings(lines, problem, job[0], tangents, keys, jnp.asarray(filled.astype(np.uint32)))
             return jax.tree.map(lambda x: np.asarray(x)[: job[1].size], found)
 
-        workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-        with ThreadPoolExecutor(workers) as pool:
-            parts = list(pool.map(one, jobs))
+        parts = list(spread(one, jobs))
         order = np.argsort(np.concatenate([mine for _, mine in jobs]))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *parts)
 

@@ -14,8 +14,6 @@ Betz, Zwirglmaier, Straub (2015), "MCMC algorithms for subset simulation"; Del M
 """
 
 import dataclasses
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +26,7 @@ from scipy import stats
 from .. import _streams
 from .._fields import InputError
 from .._streams import Noise
-from ..simulate import LANES, entry_point, rollout
+from ..simulate import LANES, entry_point, rollout, spread
 from . import diagnostics
 from .diagnostics import Diagnosis, Result
 from .measures import Estimate
@@ -97,9 +95,7 @@ def _batches(call: Any, *columns: np.ndarray) -> Any:
     size = columns[0].shape[0]
     lanes = min(BATCH, size + -size % LANES)
     order = np.concatenate([np.arange(size), np.zeros(-size % lanes, int)]).reshape(-1, lanes)
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(lambda mine: jax.tree.map(np.asarray, call(*(c[mine] for c in columns))), order))
+    parts = list(spread(lambda mine: jax.tree.map(np.asarray, call(*(c[mine] for c in columns))), order))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
 
 

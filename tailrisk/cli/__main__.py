@@ -1,0 +1,5 @@
+"""`python -m tailrisk.cli`."""
+
+from . import main
+
+main()

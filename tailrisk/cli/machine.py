@@ -1,0 +1,43 @@
+"""What this machine can do: `doctor`, `bench`."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+def doctor() -> None:
+    """Devices, versions, precision and memory: what would run where."""
+    import platform
+    import shutil
+    from importlib.metadata import version
+
+    import jax
+
+    click.echo(f"tailrisk {version('tailrisk-jax')}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo("  ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy")))
+    for device in jax.devices():
+        stats = device.memory_stats() or {}
+        memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
+        click.echo(f"device {device.id}: {device.platform} {device.device_kind}{memory}")
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    click.echo(
+        f"{os.cpu_count()} cores, {pages / 2**30:.1f} GiB memory, "
+        f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free disk here"
+    )
+    click.echo(f"compiled programs are kept in {jax.config.values['jax_compilation_cache_dir']}")
+    click.echo("precision: float32 for speed (run.precision), float64 for published numbers")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
+@click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy` and `tails`.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
+def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
+    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and by name: gradients, policy, tails."""
+    from ..bench import run_bench
+
+    sys.exit(run_bench(name, paths, repeats, out))
