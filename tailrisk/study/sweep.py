@@ -180,7 +180,7 @@ def _ray(groups: list[list[Cell]], workers: int) -> Iterator[tuple[Cell, dict[st
     A task whose worker dies is tried again and goes on from the parts that it has written.
     """
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError("--engine ray: Ray is not installed; run: pip install 'tailrisk-jax[ray]'") from None
     started = not ray.is_initialized()
