@@ -48,7 +48,7 @@ def test_checks_of_the_pilot(fitted):
     rng = np.random.default_rng(0)
     x = rng.normal(1.0, 1.0, 20_000)
     for wrong, verdict in ((1.0, "ok"), (1.2, "refuse")):
-        search = _Search(SMALL, GaussianWalk(), Probability(4.0), 0)
+        search = _Search(SMALL, GaussianWalk(), Probability(4.0), 0, None)
         search.plain = [np.random.default_rng(k).normal(0.0, 1.0, 5_000) for k in range(3)]
         search.levels, search.clipped = [0.5, 1.5, 4.0], 0.2
         clipped, ladder = search.checks(Round(x, x, wrong * np.exp(0.5 - x), None))
