@@ -96,9 +96,9 @@ class LobeMixture:
     """Importance sampling of all normals of a path at once, for problems of one step or a few.
 
     Rounds of `pilot` points climb to the target: the level is the highest with `elite` effective points of all rounds so far
-    (weighted by the mixture of their laws; the first number and two for each normal, at most the second), and the next lobes are
-    fitted to the points beyond it. `settle` rounds of twice as many follow at the target itself. The first round draws the law itself and the wide one in equal parts, two points or more
-    for each normal.
+    (the first number and two for each normal, at most the second), weighted by the mixture of their laws, and the next lobes are
+    fitted to the points beyond it. `settle` rounds of twice as many follow at the target itself. The first round draws the law
+    itself and the wide one in equal parts, two points or more for each normal.
 
     **Source:** Cornuet, Marin, Mira, Robert (2012), "Adaptive multiple importance sampling", for the weights of the rounds.
     """
