@@ -14,10 +14,9 @@ from matplotlib.colors import TwoSlopeNorm
 
 from tailrisk import breaker, impact, liquidation, margin, market, waterfall
 from tailrisk._fields import SECONDS_PER_YEAR, Real, count, duration, real
-from tailrisk.book import AbstractBook
+from tailrisk.book import AbstractBook, equal_longs
 from tailrisk.figures import style
 from tailrisk.market.base import AbstractMarket
-from tailrisk.positions.base import Book
 from tailrisk.scenario import Scenario
 from tailrisk.simulate import outcomes, simulate
 from tailrisk.study.observed import curve, exact, sampled
@@ -62,9 +61,7 @@ class Longs(AbstractBook):
 
     def build(self, price, margin, seed=0):
         del margin, seed
-        n, spot = self.accounts, float(np.asarray(price).reshape(-1)[0])
-        cash = spot * np.linspace(*self.equities, n) / n
-        return Book(np.full((n, 1), 1.0 / n), np.full((n, 1), spot), cash, np.arange(n), np.ones(n), np.zeros(n))
+        return equal_longs(price, np.linspace(*self.equities, self.accounts))
 
 
 class NewsUntil(AbstractMarket):

@@ -17,11 +17,10 @@ from matplotlib.ticker import NullFormatter
 from tailrisk import feedback, fragility, impact, liquidation, margin, waterfall
 from tailrisk._fields import Real, count, real
 from tailrisk._streams import Draws
-from tailrisk.book import AbstractBook
+from tailrisk.book import AbstractBook, equal_longs
 from tailrisk.cascade import Exact
 from tailrisk.figures import style
 from tailrisk.market.base import AbstractMarket, Shock
-from tailrisk.positions.base import Book
 from tailrisk.scenario import Scenario, SortedLadder
 from tailrisk.simulate import outcomes
 from tailrisk.study.observed import curve, exact
@@ -93,10 +92,7 @@ class Longs(AbstractBook):
 
     def build(self, price, margin, seed=0):
         del margin, seed
-        spot, n = float(np.asarray(price).reshape(-1)[0]), self.levels.size
-        equity = 1.0 - (1.0 - MAINTENANCE) * np.exp(self.levels)
-        held = np.full((n, 1), 1.0 / n)
-        return Book(held, np.full((n, 1), spot), spot * equity / n, np.arange(n), np.ones(n), np.zeros(n))
+        return equal_longs(price, 1.0 - (1.0 - MAINTENANCE) * np.exp(self.levels))
 
 
 def venue(levels, law, dtype):

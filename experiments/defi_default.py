@@ -72,6 +72,7 @@ def first_failure(margin):
 
 def main(config: Config, setting: Setting):
     """P(failed by day t) of every debt and thinning, with and without reserve, and the fastest failure by path count."""
+    setting.need_double("this model runs in NumPy, in double precision")
     debts, thinning = np.atleast_1d(config.debts), np.atleast_1d(config.thinning)
     correlations = np.atleast_1d(config.correlations)
     cases = [(debt, rho, True, correlations[0]) for debt, rho in product(debts, thinning)]

@@ -199,6 +199,7 @@ def spectral_radius(matrix, doublings=10):
 
 def main(config: Config, setting: Setting):
     """The three sweeps over the banks, repeated in another order, and the grid of overlapping portfolios."""
+    setting.need_double("this model runs in NumPy, in double precision")
     banks = read_banks(setting.data / FILE)
     found = {("system", name): curve(0.0, total, unit="million EUR") for name, total in totals(banks).items()}
     found["system", "banks"] = curve(0.0, banks.cash.size, unit="1")

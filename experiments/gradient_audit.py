@@ -15,13 +15,12 @@ from matplotlib.lines import Line2D
 
 from tailrisk import anchors, breaker, impact, liquidation, margin, market, waterfall
 from tailrisk._fields import Real, cast, count, duration, real
-from tailrisk.book import AbstractBook
+from tailrisk.book import AbstractBook, equal_longs
 from tailrisk.cascade import Rounds
 from tailrisk.figures import style
 from tailrisk.gradients import closed_cases as cases
 from tailrisk.gradients import fixed_noise
 from tailrisk.margin.statistical import breach_probability
-from tailrisk.positions.base import Book
 from tailrisk.scenario import Scenario, SmoothLadder
 from tailrisk.simulate import entry_point, simulate
 from tailrisk.study.observed import curve, exact, sampled
@@ -45,10 +44,8 @@ class EvenLongs(AbstractBook):
 
     def build(self, price, margin, seed=0):
         del margin, seed
-        n, (low, high), spot = self.accounts, self.equities, float(np.asarray(price).reshape(-1)[0])
-        share = low + (high - low) * (np.arange(n) + 0.5) / n
-        held = np.full((n, 1), 1.0 / n)
-        return Book(held, np.full((n, 1), spot), spot * share / n, np.arange(n), np.ones(n), np.zeros(n))
+        n, (low, high) = self.accounts, self.equities
+        return equal_longs(price, low + (high - low) * (np.arange(n) + 0.5) / n)
 
 
 class Continuum(eqx.Module):

@@ -18,10 +18,9 @@ from scipy import special
 from tailrisk import impact, liquidation, margin, market, waterfall
 from tailrisk._fields import Real, count, duration, real
 from tailrisk._streams import Draws, Noise
-from tailrisk.book import AbstractBook
+from tailrisk.book import AbstractBook, equal_longs
 from tailrisk.cascade import Exact
 from tailrisk.figures import style
-from tailrisk.positions.base import Book
 from tailrisk.scenario import Scenario, SortedLadder
 from tailrisk.simulate import AbstractSystem, simulate
 from tailrisk.study.observed import Claim, curve, exact, sampled
@@ -57,10 +56,8 @@ class Longs(AbstractBook):
 
     def build(self, price, margin, seed=0):
         del margin, seed
-        n, spot = self.accounts, float(np.asarray(price).reshape(-1)[0])
-        equity = 1.0 - (1.0 - MAINTENANCE) * np.exp(-float(self.width) * np.arange(n) / n)
-        held = np.full((n, 1), 1.0 / n)
-        return Book(held, np.full((n, 1), spot), spot * equity / n, np.arange(n), np.ones(n), np.zeros(n))
+        levels = -float(self.width) * np.arange(self.accounts) / self.accounts
+        return equal_longs(price, 1.0 - (1.0 - MAINTENANCE) * np.exp(levels))
 
 
 class Watched(AbstractSystem):

@@ -12,11 +12,10 @@ from matplotlib.ticker import NullFormatter
 
 from tailrisk import breaker, fragility, impact, liquidation, margin, market, waterfall
 from tailrisk._fields import SECONDS_PER_YEAR, Real, count, duration, real
-from tailrisk.book import AbstractBook
+from tailrisk.book import AbstractBook, equal_longs
 from tailrisk.cascade import Rounds
 from tailrisk.figures import style
 from tailrisk.gradients import fixed_noise
-from tailrisk.positions.base import Book
 from tailrisk.scenario import Accounts, Scenario, SmoothLadder
 from tailrisk.simulate import simulate
 from tailrisk.study.observed import curve, exact, sampled
@@ -58,11 +57,9 @@ class SpreadLongs(AbstractBook):
 
     def build(self, price, margin, seed=0):
         del margin, seed
-        n, (low, high) = self.accounts * self.rows, self.equities
+        low, high = self.equities
         share = low + (high - low) * (np.repeat(np.arange(self.accounts), self.rows) + 0.5) / self.accounts
-        spot = float(np.asarray(price).reshape(-1)[0])
-        held = np.full((n, 1), 1.0 / n)
-        return Book(held, np.full((n, 1), spot), spot * share / n, np.arange(n), np.ones(n), np.zeros(n))
+        return equal_longs(price, share)
 
 
 def venue(config, kernel, book, dtype):

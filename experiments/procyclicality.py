@@ -64,6 +64,7 @@ def tools(config):
 
 def main(config: Config, setting: Setting):
     """Margins of every rule over all paths: level, largest call, peak over trough, coverage."""
+    setting.need_double("ratios of a path are compared to a billionth")
     numbers = {name: getattr(config, name) for name in ("deviation", "reaction", "persistence", "half_life")}
     model = cast(Days(**numbers, steps=config.days, dtype=np.dtype(setting.dtype)), np.dtype(setting.dtype))
     _, shown = outcomes(model, setting.seed, np.arange(config.paths), record=True)

@@ -155,6 +155,7 @@ def system(config, dtype, deficit, fund):
 
 def main(config: Config, setting: Setting):
     """Who pays over the deficit, what each allocation takes, and what must hold on every path."""
+    setting.need_double("shares are compared to a billionth")
     deficits = np.linspace(0.0, float(config.most_deficit), config.deficits + 1)[1:]
     given, fund = {"paths": config.paths, "seed": setting.seed}, float(config.fund)
     rows, worst = {}, {"sum": 0.0, "equity": np.inf, "rate": 0.0, "excess": 0.0}

@@ -84,6 +84,11 @@ class Noise(NamedTuple):
     uniform: Float[Array, " uniforms"]
 
 
+def middle(draws: Draws, dtype: Any) -> Noise:
+    """The noise of a step in which nothing is out of the ordinary: normals are zero, uniforms one half."""
+    return Noise(jnp.zeros(draws.normals, dtype), jnp.full(draws.uniforms, 0.5, dtype))
+
+
 def threefry2x32(key0: Any, key1: Any, count0: Any, count1: Any) -> tuple[Any, Any]:
     """The threefry-2x32 block cipher with 20 rounds: two 32-bit words from a key and a counter, elementwise.
 

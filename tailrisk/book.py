@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from scipy.special import ndtri
 
 from ._fields import InputError, Real, count, real
@@ -77,6 +78,14 @@ class AbstractBook(eqx.Module):
     @abc.abstractmethod
     def build(self, price: np.ndarray, margin: AbstractMargin, seed: int) -> Book:
         """The book at prices p0 (USD/unit); `seed` numbers the draw of the population."""
+
+
+def equal_longs(price: np.ndarray, equity: Float[np.ndarray, " accounts"]) -> Book:
+    """Isolated longs of equal size, together one unit, with these equities as shares of their notional."""
+    n, spot = equity.size, float(np.asarray(price).reshape(-1)[0])
+    return Book(
+        np.full((n, 1), 1.0 / n), np.full((n, 1), spot), spot * equity / n, np.arange(n), np.ones(n), np.zeros(n)
+    )
 
 
 class LeverageMixture(AbstractBook):

@@ -1,7 +1,8 @@
 """The one scan over time and the one loop over chunks of paths.
 
-`vmap` and `jit` live here alone. A path is a pure function of (system, seed, path number), so results do not depend on how
-paths are cut into chunks. `rollout` may be differentiated in what the system is made of; see `_hard.py` for what raises.
+Programs that run whole paths are `batch` under `entry_point`. A path is a pure function of (system, seed, path number), so
+results do not depend on how paths are cut into chunks. `rollout` may be differentiated in what the system is made of; see
+`_hard.py` for what raises.
 """
 
 import abc

@@ -16,6 +16,13 @@ from tailrisk.bench.tail_cases import jump_walk_referee as jump_walk_referee
 from tailrisk.tails.problem import ALWAYS, AbstractProblem, Roles
 
 
+def agrees(result, truth, most):
+    """Within 3.5 standard errors, and the relative standard error bounded."""
+    assert not result.refused, result.reason
+    assert result.std_error <= most * truth, result.std_error / truth
+    assert abs(result.value - truth) < 3.5 * result.std_error, (result.value, truth, result.std_error)
+
+
 def number(value):
     """A traced field, so that problems which differ in numbers alone share their programs."""
     return eqx.field(default_factory=lambda: value, converter=lambda x: jnp.asarray(x, jnp.float64))
@@ -26,7 +33,20 @@ class Walk(NamedTuple):
     score: Any
 
 
-class GaussianWalk(AbstractProblem):
+class Maximum(AbstractProblem):
+    """The highest place of a walk."""
+
+    def place(self, state):
+        return state.place
+
+    def score(self, state):
+        return state.score
+
+    def outcome(self, state):
+        return {"score": state.score}
+
+
+class GaussianWalk(Maximum):
     """Maximum of a Brownian path on [0, 1] seen at `steps` equal times."""
 
     steps: int = eqx.field(static=True, default=16)
@@ -48,20 +68,11 @@ class GaussianWalk(AbstractProblem):
         place = state.place + noise.normal[0] * self.steps**-0.5
         return Walk(place, jnp.maximum(state.score, place)), None
 
-    def place(self, state):
-        return state.place
-
-    def score(self, state):
-        return state.score
-
     def chance(self, state, noise, event):
         raise AssertionError("no events")
 
-    def outcome(self, state):
-        return {"score": state.score}
 
-
-class Ruin(AbstractProblem):
+class Ruin(Maximum):
     """Cramer-Lundberg: claims Exp(1) against premiums at rate 1 + loading, seen at the first `steps` claims."""
 
     loading: Any = number(0.1)
@@ -85,17 +96,8 @@ class Ruin(AbstractProblem):
         place = state.place + claim - (1.0 + self.loading) * wait
         return Walk(place, jnp.maximum(state.score, place)), None
 
-    def place(self, state):
-        return state.place
-
-    def score(self, state):
-        return state.score
-
     def chance(self, state, noise, event):
         raise AssertionError("no events")
-
-    def outcome(self, state):
-        return {"score": state.score}
 
 
 def gaussian_referee(barrier, steps=16):

@@ -169,10 +169,10 @@ def test_rivals_of_limit_states():
 
 @pytest.mark.slow
 def test_entries_of_a_benchmark_run():
-    """One of every kind of row, small: values, gains and errors are numbers."""
+    """One of every kind of row, small: it gives a value or says why not."""
     kinds = {}
     for entry in tail_rows.entries():
-        kinds.setdefault((type(entry.method), entry.loss), entry)
+        kinds.setdefault((type(entry.method), type(entry.wanted)), entry)
     for entry in kinds.values():
         row = tails.measure(entry, 2_000, 2)
         assert row.value > 0.0 or row.refused, row

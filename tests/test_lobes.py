@@ -14,7 +14,7 @@ from tailrisk._fields import InputError
 from tailrisk._streams import Noise
 from tailrisk.tails import LobeMixture, Mean, Plain, Probability, Tail, Whole
 from tailrisk.tails.lobe_fit import Sample, fitted, joined, one, slope_direction, slotted
-from tailrisk.tails.lobe_search import _OTHERS, GROUPS, on_device
+from tailrisk.tails.lobe_search import GROUPS, OTHERS, on_device
 from tailrisk.tails.lobes import log_density
 from tailrisk.tails.tail_index import khat
 
@@ -54,7 +54,7 @@ def sample():
 
 @pytest.fixture(scope="module")
 def lobes(sample):
-    return slotted(fitted(sample, _OTHERS, [], np.random.default_rng(1)), GROUPS - 2, GROUPS)
+    return slotted(fitted(sample, OTHERS, [], np.random.default_rng(1)), GROUPS - 2, GROUPS)
 
 
 def test_lobes_find_both_sides(lobes):
@@ -83,12 +83,12 @@ def test_draws_of_a_mixture_have_its_density(lobes, dtype):
 
     for law in groups:
         drawn = draw(
-            on_device(found, _OTHERS, int(law), dtype), jnp.asarray(rng.standard_normal((8_192, 3)).astype(dtype))
+            on_device(found, OTHERS, int(law), dtype), jnp.asarray(rng.standard_normal((8_192, 3)).astype(dtype))
         )
         z.append(np.asarray(drawn[0], float))
         log_weight.append(np.asarray(drawn[1], float))
     z, log_weight = np.concatenate(z), np.concatenate(log_weight)
-    np.testing.assert_allclose(-log_density(found, _OTHERS, z), log_weight, atol=1e-9 if dtype == np.float64 else 2e-4)
+    np.testing.assert_allclose(-log_density(found, OTHERS, z), log_weight, atol=1e-9 if dtype == np.float64 else 2e-4)
     assert log_weight.max() <= math.log(GROUPS) + 1e-6
     w = np.exp(log_weight)
     tests = [(w, 1.0), (w * z[:, 0], 0.0), (w * z[:, 1] ** 2, 1.0), (w * (z[:, 0] > 3.0), 1.3498980316301e-3)]
@@ -110,7 +110,7 @@ def test_few_points_find_a_direction_in_many_dimensions():
     assert mean < 0.95
     assert fit == pytest.approx(1.0, abs=1e-6)
     assert slope_direction(z[:200], x[:200]) is None
-    best = fitted(event, _OTHERS, [slope_direction(z, x)], rng)
+    best = fitted(event, OTHERS, [slope_direction(z, x)], rng)
     assert best.toward[0].sum() * 200**-0.5 == pytest.approx(1.0, abs=1e-6)
 
 

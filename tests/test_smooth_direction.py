@@ -108,7 +108,7 @@ def test_bad_input():
 
 @pytest.mark.slow
 def test_gradients_of_the_reference_cascade():
-    """d ln P in volatility and impact to 1 % with 20,000 lines, against central differences of 1e6 tilted paths."""
+    """d ln P in volatility and impact to 1 % with 20,000 lines, against central differences of 200,000 tilted paths."""
     problem, level = JumpCascade(), 0.30
     fit = tails.fit(problem, Probability(level), Direction(), 1)
     value = fit.run(problem, 20_000, 2)["probability"]

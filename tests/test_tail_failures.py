@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tail_problems import LIMIT_STATES, Static, Walk, number
+from tail_problems import LIMIT_STATES, Maximum, Static, Walk, number
 
 from tailrisk import _streams, tails
 from tailrisk._streams import Draws
 from tailrisk.tails import CrossEntropy, LobeMixture, Probability, Splitting
 from tailrisk.tails.lobe_search import Seen, on_device
 from tailrisk.tails.lobes import nothing
-from tailrisk.tails.problem import AbstractProblem, Roles
+from tailrisk.tails.problem import Roles
 from tailrisk.tails.sampler import paths_of
 
 pytestmark = pytest.mark.slow
 
 
-class Gambler(AbstractProblem):
+class Gambler(Maximum):
     """A fortune that rises by one with a chance and falls by one else, until it is gone: discrete, with ties everywhere."""
 
     rises: Any = number(0.4)
@@ -44,17 +44,8 @@ class Gambler(AbstractProblem):
         place = jnp.where(state.place > 0.0, state.place + move, state.place)
         return Walk(place, jnp.maximum(state.score, place)), None
 
-    def place(self, state):
-        return state.place
-
-    def score(self, state):
-        return state.score
-
     def chance(self, state, noise, event):
         return self.rises
-
-    def outcome(self, state):
-        return {"score": state.score}
 
 
 def hidden(z):

@@ -1,8 +1,6 @@
 """Rare events of whole venues: which noise of each market does what, and that tilts of it move no mean."""
 
 import shutil
-import tempfile
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -185,11 +183,10 @@ def test_a_tail_run_resumes_to_the_same_numbers(tmp_path):
 
 
 @pytest.mark.slow
-def test_auto_leaves_what_plain_paths_do_well():
+def test_auto_leaves_what_plain_paths_do_well(tmp_path):
     """The reason is said; with many plain hits no law is tuned at all."""
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", 'run.estimator="auto"')
-        summary = execute(load(BASE, wanted), Path(folder) / "run")
+    wanted = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", 'run.estimator="auto"')
+    summary = execute(load(BASE, wanted), tmp_path / "run")
     assert summary["tail"]["tail_50"]["estimator"] == "monte_carlo"
     assert "plain paths are beyond it" in summary["tail"]["tail_50"]["why"]
 

@@ -43,7 +43,6 @@ class Entry:
     least: float = float("nan")
     per: str = "path"
     reference: str = "hit"
-    loss: bool = False
 
     @property
     def target(self) -> float:
@@ -94,7 +93,6 @@ def entries() -> list[Entry]:
             spread=1.96,
             least=1.5e3,
             reference="loss",
-            loss=True,
         ),
     ]
     for level, constant, feedback, wide, narrow in RARER:

@@ -86,9 +86,8 @@ def measure(entry: Entry, paths: int, seeds: int) -> Row:
     )
     gain = plain / (work * float(relative.mean()))
     error = gain * float(relative.std(ddof=1)) / float(relative.mean()) / math.sqrt(seeds) if seeds > 1 else math.nan
-    samples = {"path": work, "pair": work / 2, "line": work / getattr(fitted, "effort", 1), "run": 1.0}[entry.per]
-    if entry.per == "run":
-        samples = getattr(fitted, "replicates", 16)
+    line, runs = getattr(fitted, "effort", 1), getattr(fitted, "replicates", 16)
+    samples = {"path": work, "pair": work / 2, "line": work / line, "run": runs}[entry.per]
     return Row(
         name=entry.name,
         reference=entry.reference,

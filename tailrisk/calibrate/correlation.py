@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float
 
 from ..market import RegimeSwitching
 from .likelihood import AbstractLaw
+from .regimes import forward
 from .returns import Returns
 
 
@@ -21,6 +21,7 @@ class PairRegimes(AbstractLaw):
     **Source:** Hamilton (1989); for correlations that rise in bear markets, Ang and Bekaert (2002).
     """
 
+    assets: ClassVar[int] = 2
     units: ClassVar[dict[str, str]] = {
         "volatility_1": "1/sqrt(year)",
         "volatility_2": "1/sqrt(year)",
@@ -62,23 +63,6 @@ class PairRegimes(AbstractLaw):
 
     def market(self, values: dict[str, float]) -> RegimeSwitching | None:
         return None  # the jumps of a scenario are those of a fit of one asset
-
-
-def forward(
-    log_calm: Any, log_wild: Any, seen: Any, enter: Any, leave: Any, every: Any
-) -> tuple[Float[Array, " times"], Float[Array, " times"]]:
-    """Log density of every observation given those before, and the chance of a crash before it is seen."""
-    pace = enter + leave
-    share, memory = enter / pace, jnp.exp(-pace * every)
-
-    def interval(chance: Any, data: Any) -> tuple[Any, Any]:
-        calm, wild, known = data
-        calm, wild = jnp.log1p(-chance) + calm, jnp.log(chance) + wild
-        both = jnp.logaddexp(calm, wild)
-        after = jnp.where(known, jnp.exp(wild - both), chance)
-        return share + (after - share) * memory, (jnp.where(known, both, 0.0), chance)
-
-    return jax.lax.scan(interval, share, (log_calm, log_wild, seen))[1]
 
 
 class Bucket(NamedTuple):

@@ -4,7 +4,6 @@ The square-root law moves the price by sigma sqrt(volume/V_eff), so the variance
 inverse to effective depth: share = (volume / variance) / (volume / variance in normal times).
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from .._fields import SECONDS_PER_YEAR, InputError
-from ..data._times import microseconds
+from ..data import microseconds
 from ..data.tables import Bars
 from ..tails.measures import Estimate
 
@@ -64,7 +63,7 @@ def evaporation(
     x, y = excess[inside], log_share[inside]
     if x.size < 24:
         raise InputError(f"{bars.source.paths[0]}: {x.size} bars from {start} to {end}, expected at least 24")
-    point, back = _fit(x, y, _STARTS), _way_back(bars, y, inside)
+    point = _fit(x, y, _STARTS)
     rng, count = np.random.default_rng(seed), -(-x.size // _RESAMPLED)
     sample = []
     for _ in range(draws):
@@ -75,7 +74,7 @@ def evaporation(
     per_hour = max(1, round(3600e6 / bars.every))
     hourly = np.convolve(np.exp(np.minimum(y, 0.0)), np.ones(per_hour) / per_hour, "valid")
     return Evaporation(
-        float(np.sqrt(normal / years)), found[0], found[1], back(draws, rng),
+        float(np.sqrt(normal / years)), found[0], found[1], _way_back(bars, y, inside, draws, rng),
         float(hourly.min()), np.exp(log_share), excess,
     )  # fmt: skip
 
@@ -100,7 +99,7 @@ def _fit(x: np.ndarray, y: np.ndarray, starts: list[tuple[float, float]]) -> tup
     return float(np.exp(best.x[0])), float(np.exp(best.x[1]))
 
 
-def _way_back(bars: Bars, y: np.ndarray, inside: np.ndarray) -> Callable[[int, np.random.Generator], Estimate]:
+def _way_back(bars: Bars, y: np.ndarray, inside: np.ndarray, draws: int, rng: np.random.Generator) -> Estimate:
     """Minutes in which the missing share falls by e, over 12 hours after the half hour in which it was largest.
 
     share = 1 - lost exp(-t/recovery) in logs; the interval is from resampled blocks of residuals.
@@ -120,13 +119,9 @@ def _way_back(bars: Bars, y: np.ndarray, inside: np.ndarray) -> Callable[[int, n
         return run.x
 
     point = fitted(z, [-2.0, np.log(120.0)])
-
-    def interval(draws: int, rng: np.random.Generator) -> Estimate:
-        left, count = z - curve(point), -(-t.size // _RESAMPLED)
-        found = []
-        for _ in range(draws):
-            pick = (rng.integers(0, t.size, (count, 1)) + np.arange(_RESAMPLED)).ravel()[: t.size] % t.size
-            found.append(np.exp(fitted(curve(point) + left[pick], point)[1]))
-        return _estimate(float(np.exp(point[1])), np.array(found), "min")
-
-    return interval
+    left, count = z - curve(point), -(-t.size // _RESAMPLED)
+    found = []
+    for _ in range(draws):
+        pick = (rng.integers(0, t.size, (count, 1)) + np.arange(_RESAMPLED)).ravel()[: t.size] % t.size
+        found.append(np.exp(fitted(curve(point) + left[pick], point)[1]))
+    return _estimate(float(np.exp(point[1])), np.array(found), "min")

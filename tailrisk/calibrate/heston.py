@@ -103,9 +103,9 @@ def fit_heston(data: Returns, *, paths: int = 128, seed: int = 0, confidence: fl
     rows = rows_of(data)
     if len(rows) < 20:
         raise InputError(f"{len(rows)} months of returns, expected at least 20 for the covariance of moments")
-    target: Any = np.asarray(jax.jit(moments)(rows))
-    rng = np.random.default_rng(seed)
     compiled: Callable[..., Any] = jax.jit(moments)
+    target: Any = np.asarray(compiled(rows))
+    rng = np.random.default_rng(seed)
     sample = np.stack([compiled(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(_DRAWS)])
     covariance = np.cov(sample.T)
     error = np.sqrt(np.diag(covariance))

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,6 +23,7 @@ class AbstractLaw(eqx.Module):
     """A law of returns over even intervals, with parameters p on scales on which nothing bounds them."""
 
     units: eqx.AbstractClassVar[dict[str, str]]  # of every named value
+    assets: ClassVar[int] = 1
 
     @abc.abstractmethod
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:

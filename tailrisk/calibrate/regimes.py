@@ -2,13 +2,13 @@
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._fields import count
 from ..market import MertonJumps, RegimeSwitching
-from .correlation import forward
 from .likelihood import AbstractLaw
 from .merton import UNITS
 from .mixtures import by_number, total
@@ -54,3 +54,20 @@ class Regimes(AbstractLaw):
         jumps = MertonJumps(rate=values["rate"], deviation=values["deviation"], mean=values["mean"], most=8)
         names = ("volatility", "crash_volatility", "enter", "leave", "calm_jumps")
         return RegimeSwitching(jumps, **{name: values[name] for name in names})
+
+
+def forward(
+    log_calm: Any, log_wild: Any, seen: Any, enter: Any, leave: Any, every: Any
+) -> tuple[Float[Array, " times"], Float[Array, " times"]]:
+    """Log density of every observation given those before, and the chance of a crash before it is seen."""
+    pace = enter + leave
+    share, memory = enter / pace, jnp.exp(-pace * every)
+
+    def interval(chance: Any, data: Any) -> tuple[Any, Any]:
+        calm, wild, known = data
+        calm, wild = jnp.log1p(-chance) + calm, jnp.log(chance) + wild
+        both = jnp.logaddexp(calm, wild)
+        after = jnp.where(known, jnp.exp(wild - both), chance)
+        return share + (after - share) * memory, (jnp.where(known, both, 0.0), chance)
+
+    return jax.lax.scan(interval, share, (log_calm, log_wild, seen))[1]

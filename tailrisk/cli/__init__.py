@@ -6,10 +6,10 @@ stopped by Ctrl-C. A `ValueError` that is no `InputError` is a bug and keeps its
 
 import click
 
-from ..data.command import data
 from .estimate import report, run, sweep, validate
 from .group import Group, start_jax
 from .machine import bench, doctor
+from .market_data import data
 from .publish import figure
 from .search import calibrate, tune
 

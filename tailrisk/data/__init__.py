@@ -6,6 +6,8 @@ from . import freqtrade as freqtrade
 from . import hyperliquid as hyperliquid
 from . import quality as quality
 from . import tardis as tardis
+from ._times import iso as iso
+from ._times import microseconds as microseconds
 from .aggregate import bars_of as bars_of
 from .plain import read_plain as read_plain
 from .read import read as read

@@ -1,6 +1,7 @@
 """What a calibration looks like: fitted laws beside what happened. Arrays and JSON in, files out."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def draw_law_fit(market: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
     """Normal scores of returns under each law, exceedance of losses, and autocorrelation of absolute returns."""
     figure, ((left, middle, right),) = style.new_page(1, 3, 2.7)
     handles: dict[str, Any] = {}
-    for (name, law), color, dash in zip(market["laws"].items(), COLORS, DASHES, strict=False):
+    for (name, law), color, dash in zip(market["laws"].items(), cycle(COLORS), cycle(DASHES), strict=False):
         wanted, got = arrays[f"market/quantiles/{name}"].T
         (handles[name],) = left.plot(wanted, got, color=color, linestyle=dash, label=name)
         if f"market/simulated/{name}" in arrays:

@@ -1,6 +1,7 @@
 """Real crashes beside simulated ones, a posterior with its check, and margin rules on a real history."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ def draw_ratios(events: Mapping[str, Any]) -> Figure:
         dict.fromkeys(key for event in events.values() for key, row in event["forecast"].items() if "ratio" in row)
     )
     figure, (axes,) = style.new_figure(height=0.42 * len(rows) + 1.0)
-    for i, ((name, event), color, marker) in enumerate(zip(events.items(), COLORS, MARKERS, strict=False)):
+    for i, ((name, event), color, marker) in enumerate(
+        zip(events.items(), cycle(COLORS), cycle(MARKERS), strict=False)
+    ):
         label = name
         for j, key in enumerate(rows):
             ratio = event["forecast"][key].get("ratio")

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .markdown import compact
+
 
 def format_calibration(found: Mapping[str, Any]) -> str:
     """Tables of what was estimated, with intervals, and of how it fits."""
@@ -11,15 +13,6 @@ def format_calibration(found: Mapping[str, Any]) -> str:
         if name in found:
             lines += section(found[name])
     return "\n".join(lines).rstrip()
-
-
-def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    """A Markdown table."""
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + " --- |" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-    yield ""
 
 
 def _market(market: Mapping[str, Any]) -> Iterator[str]:
@@ -34,7 +27,7 @@ def _market(market: Mapping[str, Any]) -> Iterator[str]:
         for name, law in laws.items()
         for key, e in law["estimates"].items()
     ]
-    yield from table(["law", "number", "value", "95 % interval", "unit"], rows)
+    yield from compact(["law", "number", "value", "95 % interval", "unit"], rows)
     rows = []
     for name, law in laws.items():
         good = law["goodness"]
@@ -44,27 +37,29 @@ def _market(market: Mapping[str, Any]) -> Iterator[str]:
             [name, f"{law['log_likelihood']:.1f}", f"{law['bic']:.1f}", f"{good['kolmogorov']:.4f}", left, tails]
         )
     head = ["law", "log likelihood", "2 log L - k log n", "largest distance of ranks from uniform"]
-    yield from table([*head, "clustering left at 1, 6, 24", "tail counts over expected (0.1, 99.9, 1, 99 %)"], rows)
+    yield from compact([*head, "clustering left at 1, 6, 24", "tail counts over expected (0.1, 99.9, 1, 99 %)"], rows)
     if market["contests"]:
         rows = [
             [f"{c['first']} over {c['second']}", f"{c['statistic']:.1f}", f"{c['z']:.2f}", f"{c['p_value']:.2g}"]
             for c in market["contests"]
         ]
-        yield from table(["likelihood ratio", "2 log ratio", "Vuong z", "p-value"], rows)
+        yield from compact(["likelihood ratio", "2 log ratio", "Vuong z", "p-value"], rows)
     able = [name for name in laws if "simulated" in laws[name]]
     rows = []
     for key, m in market["measured"].items():
         cells = [laws[name]["simulated"][key] for name in able]
         marks = [f"{v:.4g}" + ("" if m["low"] <= v <= m["high"] else " *") for v in cells]
         rows.append([key, f"{m['value']:.4g}", f"{m['low']:.4g} to {m['high']:.4g}", *marks])
-    yield from table(["statistic (log returns)", "measured", "95 % interval", *able], rows)
+    yield from compact(["statistic (log returns)", "measured", "95 % interval", *able], rows)
     yield "A star marks what lies outside the interval of what was measured."
     yield ""
     if "heston" in market:
         found = market["heston"]
-        yield from table(["Heston, by moments", "value (95 %)"], [[n, _span(e)] for n, e in found["estimates"].items()])
+        yield from compact(
+            ["Heston, by moments", "value (95 %)"], [[n, _span(e)] for n, e in found["estimates"].items()]
+        )
         rows = [[n, f"{m[0]:.3f} ± {1.96 * m[1]:.3f}", f"{m[2]:.3f}"] for n, m in found["moments"].items()]
-        yield from table(["moment", "measured (95 %)", "simulated"], rows)
+        yield from compact(["moment", "measured (95 %)", "simulated"], rows)
         yield f"p-value of the moments together: {found['p_value']:.2g}."
         yield ""
 
@@ -73,14 +68,14 @@ def _correlations(pairs: Mapping[str, Any]) -> Iterator[str]:
     names = ("correlation", "crash_correlation", "correlation_rise", "enter", "leave")
     rows = [[pair, *(_span(p["estimates"][name]) for name in names)] for pair, p in pairs.items()]
     head = ["pair", "in calm (1)", "in crash (1)", "rise (1)", "into crash (1/year)", "out of it (1/year)"]
-    yield from table(head, rows)
+    yield from compact(head, rows)
     first = next(iter(pairs.values()))["buckets"]
     rows = [
         [pair, *(f"{b['correlation']:.2f} ({b['ci95'][0]:.2f} to {b['ci95'][1]:.2f})" for b in p["buckets"])]
         for pair, p in pairs.items()
     ]
     spans = [f"{100 * b['low']:g} to {100 * b['high']:g} % of volatility before" for b in first]
-    yield from table(["correlation after", *spans], rows)
+    yield from compact(["correlation after", *spans], rows)
 
 
 def _impact(impact: Mapping[str, Any]) -> Iterator[str]:
@@ -97,12 +92,12 @@ def _impact(impact: Mapping[str, Any]) -> Iterator[str]:
     rows.append(["mean over markets", _span(mean), _span(impact["exponent"]["mean"]), ""])
     low, high = impact["prefactor"]["predicted"]
     rows.append(["another market", f"{low:.2f} to {high:.2f}", "", ""])
-    yield from table(["flow of", "prefactor Y (1)", "exponent (1)", "variance explained"], rows)
+    yield from compact(["flow of", "prefactor Y (1)", "exponent (1)", "variance explained"], rows)
     if "resting" in impact:
         resting = impact["resting"]
         rows = [[band, _span(e)] for band, e in resting["prefactor"].items()]
         rows.append(["exponent of walking the bids", _span(resting["exponent"])])
-        yield from table(["resting orders within", "prefactor Y of taking them at once (1)"], rows)
+        yield from compact(["resting orders within", "prefactor Y of taking them at once (1)"], rows)
     rows = [
         [
             name,
@@ -119,7 +114,7 @@ def _impact(impact: Mapping[str, Any]) -> Iterator[str]:
         ["pooled; another event", "", *(_span(pooled[key]) for key in ("sensitivity", "floor", "recovery")), ""]
     )
     head = ["event", "reference (1/sqrt(year))", "sensitivity (1)", "floor (1)", "recovery (min)", "worst hour"]
-    yield from table(head, rows)
+    yield from compact(head, rows)
     yield "Depth is effective: volume over variance, relative to normal. A recovery beyond 720 min is beyond what was looked at."
     yield ""
 
@@ -135,7 +130,7 @@ def _book(book: Mapping[str, Any]) -> Iterator[str]:
     rows = [[name, _span(e)] for name, e in book["facts"].items()]
     mix = zip(book["leverages"], book["weights"], book["mix"]["low"], book["mix"]["high"], strict=True)
     rows += [[f"share of notional at leverage {lev:g} [A]", f"{w:.2f} ({a:.2f} to {b:.2f})"] for lev, w, a, b in mix]
-    yield from table(["number", "value (95 %)"], rows)
+    yield from compact(["number", "value (95 %)"], rows)
 
 
 def _replay(events: Mapping[str, Any]) -> Iterator[str]:
@@ -149,12 +144,11 @@ def _replay(events: Mapping[str, Any]) -> Iterator[str]:
             ratio = _middle(row["ratio"]) if "ratio" in row else ""
             rows.append([name, key, _middle(row["simulated"]), real, ratio])
     head = ["event", "statistic", "simulated, median (90 % of worlds)", "realized", "simulated over realized"]
-    yield from table(head, rows)
+    yield from compact(head, rows)
+    keys = ("amplification", "part of the cascade", "liquidated share")
     rows = [
         [name, f"{e['onset_minutes']} min, {e['news_before_onset']:.1%}", *(_middle(e["attribution"][k]) for k in keys)]
-        for keys in [("amplification", "part of the cascade", "liquidated share")]
         for name, e in events.items()
-        if "attribution" in e
     ]
     head = [
         "event",
@@ -162,7 +156,7 @@ def _replay(events: Mapping[str, Any]) -> Iterator[str]:
         "amplification of the real fall",
         "part that the model gives the cascade",
     ]
-    yield from table([*head, "liquidated at real prices"], rows)
+    yield from compact([*head, "liquidated at real prices"], rows)
 
 
 def _middle(spread: Mapping[str, Any]) -> str:
@@ -180,7 +174,7 @@ def _posterior(found: Mapping[str, Any]) -> Iterator[str]:
         [name, _span(e), f"{found['variance_left'][name]:.2f}", f"{found['check']['p_values'][name]:.2f}"]
         for name, e in found["estimates"].items()
     ]
-    yield from table(["number", "posterior mean (95 %)", "prior variance left", "p-value of uniform ranks"], rows)
+    yield from compact(["number", "posterior mean (95 %)", "prior variance left", "p-value of uniform ranks"], rows)
     part = found["part_of_the_cascade"]
     yield f"Part of the fall that the cascade made: {part['value']:.2f} ({part['ci95'][0]:.2f} to {part['ci95'][1]:.2f})."
     yield ""
@@ -202,7 +196,7 @@ def _margins(found: Mapping[str, Any]) -> Iterator[str]:
         )  # fmt: skip
     names = next(iter(found["rules"].values()))["p_values"]
     head = ["rule", "coverage", "uncovered (bp of notional a period)", "worst", "mean margin", "peak to trough"]
-    yield from table([*head, "five-period call", f"p-values: {', '.join(names)}"], rows)
+    yield from compact([*head, "five-period call", f"p-values: {', '.join(names)}"], rows)
 
 
 SECTIONS = {

@@ -105,10 +105,7 @@ def uniform_shift(outcome: dict[str, np.ndarray], control: np.ndarray, shares: n
 
 
 def default_increments(steps: int) -> int:
-    """A quarter of the steps: fewer put the score on few increments, more leave it to the last steps before a threshold.
-
-    On the reference books (50 steps) 12 increments have 0.84 (400 accounts), 0.92 (12) and 0.51 (rare) of the variance of 6.
-    """
+    """A quarter of the steps: fewer put the score on few increments, more leave it to the last steps before a threshold."""
     return min(steps, max(2, steps // 4))
 
 

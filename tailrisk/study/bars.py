@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 
 from ..data.plain import read_plain
+from ..data.quality import sound
 from ..data.tables import Bars
 
 
@@ -19,5 +20,8 @@ class BarsFile(eqx.Module):
     end: str = eqx.field(static=True, converter=str, default="")  # first bar not read; empty: to the end
 
     def read(self) -> Bars:
-        """The bars."""
-        return read_plain(Path(self.path), Bars, self.columns, self.where).between(self.start, self.end)
+        """The bars, if an estimate may be made from them.
+
+        **Raises:** `InputError` naming file and row of what would poison one.
+        """
+        return sound(read_plain(Path(self.path), Bars, self.columns, self.where).between(self.start, self.end))

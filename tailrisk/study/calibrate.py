@@ -23,11 +23,11 @@ from .book_task import estimate as estimate_book
 from .config import ConfigError, apply_override, read_toml, structure
 from .events import Replays, read, replay, table_of
 from .folder import write_arrays, write_json, write_text
-from .impact_task import ImpactTask, plain
+from .impact_task import ImpactTask
 from .impact_task import estimate as estimate_impact
-from .posterior import speak
+from .posterior import STATISTICS, speak
 from .run import made_with, use_precision
-from .tables import in_hours, market_table
+from .tables import in_hours, market_table, plain
 
 Report = Callable[[str], None]
 
@@ -49,6 +49,11 @@ class MarketTask(eqx.Module):
             yield "laws", 'the list is empty; give at least one, for example laws = ["Merton"]'
         if self.series.assets != 1:
             yield "series", f"{self.series.assets} assets, expected one"
+        for law in self.laws:
+            if law.assets != 1:
+                yield "laws", f"{type(law).__name__} is a law of {law.assets} assets; use [correlations]"
+        if self.rounds:
+            names += [f"{name}, indirect" for name in names if name == "HawkesFilter"]
         if self.choose and self.choose not in names:
             yield "choose", f"{self.choose!r} is none of the laws {', '.join(names)}"
 
@@ -90,6 +95,12 @@ class PosteriorTask(eqx.Module):
     )  # standard errors of the statistics
     truths: int = count(300, least=50)  # of the simulation-based check
     keep: int = count(100, least=1)  # rows of the posterior that are written
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if set(self.errors) != set(STATISTICS):
+            yield "errors", f"{sorted(self.errors)}: expected one error for each of {', '.join(STATISTICS)}"
+        if np.shape(self.news) != (2,):
+            yield "news", f"{np.asarray(self.news).tolist()}: expected [low, high]"
 
 
 class Calibration(eqx.Module):

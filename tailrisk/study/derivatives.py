@@ -22,9 +22,9 @@ from ..policy import (
 )
 from ..policy.sensitivity import entries
 from ..scenario import Scenario
+from .front import Z
 
 ROOT = "policy/audit"
-Z = 1.645
 Report = Callable[[str], None]
 
 

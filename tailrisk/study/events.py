@@ -15,7 +15,7 @@ from jaxtyping import Float
 from .._fields import SECONDS_PER_YEAR, Real, count, parse_duration, real
 from ..calibrate.books import BookBelief
 from ..calibrate.impact import activity
-from ..data._times import iso, microseconds
+from ..data import iso, microseconds
 from ..data.series import PriceArray
 from ..impact import EvaporatingDepth, SquareRoot
 from ..liquidation import Full
@@ -62,6 +62,12 @@ class Belief(eqx.Module):
     news: Real = real(
         [0.0, 0.0], unit="1", least=0.0, most=1.0
     )  # part of what came after the onset that was news, even
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        for name in ("crash_loss", "sensitivity", "floor", "recovery", "memory", "news"):
+            value = np.asarray(getattr(self, name))
+            if value.shape != (2,):
+                yield name, f"{value.tolist()}: expected [low, high]"
 
 
 class Replays(eqx.Module):

@@ -25,7 +25,7 @@ from ..policy.frontier import front_weights
 from ..policy.problem import outcomes
 from ..policy.sensitivity import contributions
 
-Z, ROOM = 1.645, 0.03
+Z, ROOM = 1.645, 0.03  # of the bounds that are constrained, in every search
 _APART, _DEVIATIONS = 0.05, 3.0  # what a price and a slope may differ by: share, standard errors
 
 

@@ -19,6 +19,7 @@ from ..policy import Policy, Stream
 from ..scenario import Scenario
 from ..simulate import simulate
 from ..tails.measures import Estimate, mean, probability
+from .tables import plain
 from .venue import LANES, shares
 
 _RECOVERY = ("impact.memory", "impact.memories", "impact.depth.recovery")
@@ -82,8 +83,4 @@ def _drawn(world: Scenario, stream: Stream) -> dict[str, np.ndarray]:
 
 def as_json(rows: tuple[Halting, ...]) -> list[dict[str, Any]]:
     """The same in plain numbers."""
-
-    def plain(one: Estimate) -> dict[str, Any]:
-        return {"value": one.value, "std_error": one.std_error, "ci95": [one.low, one.high], "note": one.note}
-
     return [{"world": row.world} | {name: plain(getattr(row, name)) for name in row._fields[1:]} for row in rows]

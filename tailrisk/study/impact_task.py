@@ -11,11 +11,12 @@ import numpy as np
 from ..calibrate.evaporation import Evaporation, evaporation
 from ..calibrate.impact import BookImpact, activity, book_impact, flow_impact, pool
 from ..data.binance import read_book_depth
+from ..data.quality import sound
 from ..impact import EvaporatingDepth, SquareRoot
 from ..tails.measures import Estimate
 from .bars import BarsFile
 from .config import CONVERTER, ConfigError
-from .tables import annotated
+from .tables import annotated, plain
 
 Report = Callable[[str], None]
 CONSTANTS = ("sensitivity", "floor", "recovery")
@@ -87,7 +88,7 @@ def estimate(task: ImpactTask, seed: int, source: str, report: Report) -> tuple[
         "constants": constants,
     }  # fmt: skip
     if task.depth is not None:
-        resting = read_book_depth(Path(task.depth.path)).between(task.depth.start, task.depth.end)
+        resting = sound(read_book_depth(Path(task.depth.path)).between(task.depth.start, task.depth.end))
         book: BookImpact = book_impact(resting, normal, seed=seed)
         bands = {f"{band:+.0%}": found for band, found in zip(book.bands, book.prefactor, strict=True)}
         out["resting"] = {"prefactor": bands, "exponent": book.exponent, "snapshots": len(resting)}
@@ -127,13 +128,3 @@ def _table(normal: Any, prefactor: Any, constants: dict[str, Estimate], source: 
         "# market (prefactor) or another event (depth) lies with 95 %. memory and crash_loss are assumptions [A]."
     )
     return annotated({"impact": CONVERTER.unstructure(law)}, known, head)
-
-
-def plain(value: Any) -> Any:
-    """Estimates as tables with their intervals."""
-    if isinstance(value, Estimate):
-        out = {"value": value.value, "std_error": value.std_error, "ci95": [value.low, value.high], "unit": value.unit}
-        return out | ({"note": value.note} if value.note else {})
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return value

@@ -12,7 +12,7 @@ from ..calibrate.books import tilted
 from ..calibrate.posterior import posterior, simulation_based_check
 from .config import ConfigError
 from .events import Crash, Replays, World, measures_of, replay
-from .impact_task import plain
+from .tables import plain
 
 NAMES = World._fields
 STATISTICS = ("log drop", "rebound", "log liquidated share")

@@ -245,9 +245,11 @@ class _Work:
         """Weighted paths, chunk by chunk: those of an earlier attempt first."""
         outcome, total, name = law.target.outcome, self.run.tail_paths, self.target.name
         kept = _done(self.folder, self.target)
+        done = 0
         for number, file in enumerate(kept):
-            yield _stored(file, outcome, number)
-        done = sum(read_arrays(file)["law"].size for file in kept)
+            part = _stored(file, outcome, number)
+            done += part.law.size
+            yield part
         for part in law.sample(problem, total, self.run.seed, begin=len(kept)):
             arrays = {outcome: part.outcome[outcome], "log_weight": part.log_weight, "law": part.law}
             write_arrays(_part(self.folder, self.target, part.number), arrays)

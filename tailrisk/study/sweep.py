@@ -24,7 +24,6 @@ from .run import Study, build, check_size, execute, finish, from_table, made_wit
 
 PREFIX = "grid."
 MOST = 10_000  # cells: more is a slip of the pen
-ENGINES = ("auto", "local", "processes", "ray")
 RETRIES = 3  # of a cell whose worker died
 COLUMNS = ("value", "std_error", "low", "high", "unit", "paths")
 

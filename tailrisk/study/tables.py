@@ -62,3 +62,13 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, str) and value.endswith(" s") and value[:-2].replace(".", "").replace("e", "").isdigit():
         return f"{float(value[:-2]) / 3600.0:.3g}h"
     return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def plain(value: Any) -> Any:
+    """Estimates as tables with their intervals."""
+    if isinstance(value, Estimate):
+        out = {"value": value.value, "std_error": value.std_error, "ci95": [value.low, value.high], "unit": value.unit}
+        return out | ({"note": value.note} if value.note else {})
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value

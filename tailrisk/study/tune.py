@@ -45,7 +45,7 @@ from ..scenario import Scenario
 from .baselines import Baselines, Rival, compare, twin_of
 from .config import ConfigError, apply_override, read_toml, structure
 from .derivatives import Audit, derivatives, estimators
-from .front import Front, Target, certification, trace
+from .front import ROOM, Front, Target, Z, certification, trace
 from .replay import Replay, Replayed, event_of, relive
 from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
@@ -53,7 +53,6 @@ from .surface import Cell, Surface, cell_of, scan
 from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
 BASELINE = "policy/baseline"
-Z, ROOM = 1.645, 0.03  # of the bounds that are constrained, in every search
 LOSSES = {"bad_debt", "uncovered_debt", "beyond_fund"}
 Report = Callable[[str], None]
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._fields import InputError
-from .._streams import Draws, Noise
+from .._streams import Draws, Noise, middle
 from ..simulate import entry_point
 from .problem import AbstractProblem, Roles
 
@@ -106,9 +106,8 @@ def quadrature(problem: AbstractProblem, points: int = 16) -> tuple[Noise, np.nd
     """Noise of a step with weights: Gauss-Hermite nodes for normals, both cells of each event; marks only where it happens."""
     roles, node = problem.roles, np.polynomial.hermite_e.hermegauss(points)
     x, weight = node[0], node[1] / node[1].sum()
-    chances = [
-        float(problem.chance(problem.init(), Noise(jnp.zeros(0), jnp.zeros(0)), k)) for k in range(len(roles.events))
-    ]
+    nothing = middle(problem.draws, problem.dtype)
+    chances = [float(problem.chance(problem.init(), nothing, k)) for k in range(len(roles.events))]
     normals, uniforms, weights = [], [], []
     for happens in itertools.product((False, True), repeat=len(chances)):
         used = [*roles.free(problem.draws), *(normal for normal, event in roles.marks if happens[event])]

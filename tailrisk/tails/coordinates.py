@@ -29,7 +29,7 @@ def unit(vector: Float[Array, "..."]) -> Float[Array, "..."]:
     return vector / jnp.sqrt(jnp.sum(vector * vector))
 
 
-def whole(keys: Any, number: Any, steps: int, draws: Draws, dtype: Any) -> Noise:
+def noise_of_path(keys: Any, number: Any, steps: int, draws: Draws, dtype: Any) -> Noise:
     """The noise of all steps of a path, from keys or another source."""
     return jax.vmap(_streams.noise_of(keys, number, steps, draws, dtype))(jnp.arange(steps, dtype=jnp.uint32))
 
@@ -46,7 +46,7 @@ class Along(AbstractSource):
     cells: int = eqx.field(static=True, default=1)
 
     def path(self, number: Any, steps: int, draws: Draws, dtype: Any) -> Callable[[Any], Noise]:
-        normal, uniform = whole(self.keys, number, steps, draws, dtype)
+        normal, uniform = noise_of_path(self.keys, number, steps, draws, dtype)
         e, free = self.direction.reshape(-1), jnp.asarray(self.free)
         y = normal[:, free].reshape(-1)
         if self.cells > 1:

@@ -37,7 +37,7 @@ class CrossEntropy:
     """Importance sampling whose tilt is fitted in rounds of pilot paths, each nearer to the event.
 
     A round draws `pilot` paths of the last tilt, raises the level to their `quantile` (never beyond the target), and fits
-    the next tilt to those beyond it, weighted back; `settle` more rounds follow once the target is reached. One in
+    the next tilt to those beyond it, weighted back; of the rounds that reach the target, `settle` are made. One in
     `period` paths is drawn from the law itself. Without `feedback` the drift is constant and all distances are one bin.
 
     **Source:** Rubinstein (1999), "The cross-entropy method for combinatorial and continuous optimization".
@@ -64,38 +64,27 @@ class CrossEntropy:
         passes over them.
         """
         aim = _unscaled(problem)
-        tilt, mean, passes = untilted(aim, problem, self.shocks), 1.0, 6 if self.shocks else 2
+        tilt, passes = untilted(aim, problem, self.shocks), 6 if self.shocks else 2
         for number in range(passes):
             pilot = _pilot(self, problem, tilt, aim, 0)
             law = np.zeros(numbers.size, np.int32)
             found = paths_of(lambda _, pilot=pilot: pilot, keys, numbers, law, 4 * LANES)
             tilt = solve(problem, aim, found["sums"], np.ones(numbers.size), self.feedback)
             if number == 0:  # from here on distances have a scale
-                mean = float(np.mean(np.asarray(found["score"], float)))
-                aim = _scaled(problem, aim, mean)
+                aim = _scaled(problem, aim, float(np.mean(np.asarray(found["score"], float))))
                 tilt = untilted(aim, problem, self.shocks)
         return tilt, passes * numbers.size
 
     def fit(self, problem: AbstractProblem, target: AbstractTarget, seed: int, begin: Tilt | None = None) -> Fitted:
         """The tilts for a target: one, or one for each level of a `Tail`; the ladder may begin with a tilt made before."""
         search = _Search(self, problem, target, seed, begin)
-        if isinstance(target, Tail):
-            tilts = []
-            for level in target.levels:
-                tilts.append(search.climb(level))
-            last = search.last
-            assert last is not None
-            quantiles = tuple(search.quantiles)
-        else:
-            tilts, quantiles = [search.climb(None)], ()
-            last = search.last
-            assert last is not None
+        levels = target.levels if isinstance(target, Tail) else (None,)
+        tilts, last = tuple(search.climb(level) for level in levels), search.last
+        assert last is not None
         y = target.contributions(last.x, last.weight)
-        unit = float(np.median(y[y > 0.0])) if np.any(y > 0.0) and not isinstance(target, Tail) else 1.0
-        if isinstance(target, Tail):
-            unit = float(np.median(last.weight[y > 0.0])) if np.any(y > 0.0) else 1.0
-        hint, checks = Hint(unit, quantiles, f"{self}"), search.checks(last)
-        return Fitted(target, hint, search.drawn, search.reached, tuple(tilts), self.period, checks)
+        sizes = (last.weight if isinstance(target, Tail) else y)[y > 0.0]
+        hint = Hint(float(np.median(sizes)) if sizes.size else 1.0, tuple(search.quantiles), f"{self}")
+        return Fitted(target, hint, search.drawn, search.reached, tilts, self.period, search.checks(last))
 
 
 def _pilot(method: CrossEntropy, problem: AbstractProblem, tilt: Tilt, aim: Aim, law: int) -> Pilot:
@@ -146,7 +135,7 @@ class _Search:
         """The paths of one more round."""
         method, problem = self.method, self.problem
         tilts = (untilted(aim, problem, method.shocks) if self.tilt is None else self.tilt,)
-        numbers = np.arange(whole(method.pilot, 1, method.period), dtype=np.int64)
+        numbers = np.arange(whole(method.pilot, method.period), dtype=np.int64)
         keys = _streams.noise_keys(self.seed, f"pilot/{self.number}")
 
         def system(law: int) -> Pilot:

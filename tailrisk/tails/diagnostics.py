@@ -23,7 +23,10 @@ from .tail_index import MOST, khat
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """(warn, refuse) of every check; the tail index is refused beyond min(1 - 1/log10 paths, its second number)."""
+    """(warn, refuse) of the checks of weighted paths.
+
+    The tail index is refused beyond min(1 - 1/log10 paths, its second number).
+    """
 
     effective_hits: tuple[float, float] = (400.0, 100.0)
     tail_index: tuple[float, float] = (0.5, 0.7)

@@ -56,11 +56,13 @@ class FittedDirection:
     evaluations: int
     tuning_paths: int
 
-    def _lines(self, problem: AbstractProblem, cells: int) -> Lines:
+    def _lines(self, problem: AbstractProblem) -> Lines:
         direction = np.zeros((problem.steps, problem.draws.normals))
         direction[:, problem.roles.free(problem.draws)] = self.direction
         seen_at, level = (jnp.asarray(x, problem.dtype) for x in (self.seen_at, self.target.level))
-        return Lines(jnp.asarray(direction, problem.dtype), seen_at, level, cells=cells, evaluations=self.evaluations)
+        return Lines(
+            jnp.asarray(direction, problem.dtype), seen_at, level, cells=self.cells, evaluations=self.evaluations
+        )
 
     def crossings(
         self,
@@ -68,11 +70,10 @@ class FittedDirection:
         keys: Any,
         numbers: np.ndarray,
         tangents: tuple[PyTree, ...] = (),
-        cells: int = 0,
         law: np.ndarray | None = None,
     ) -> Crossing:
         """The lines of paths with the given numbers, in compiled batches of one size."""
-        lines = self._lines(problem, cells or self.cells)
+        lines = self._lines(problem)
         law = sampler.laws(numbers, len(self.tilts), self.period) if law is None else law
         jobs, lanes = [], min(CHUNK, -(-numbers.size // LANES) * LANES)
         for k in np.unique(law):
@@ -117,7 +118,7 @@ class FittedDirection:
         self, problem: AbstractProblem, paths: int, seed: int, *, confidence: float = 0.95, chunk: int = CHUNK
     ) -> dict[str, Result]:
         """The probability from `paths` lines; `Result.paths` counts the whole paths that their roots took."""
-        paths = sampler.whole(paths, len(self.tilts), self.period)
+        paths = sampler.whole(paths, len(self.tilts) * self.period)
         plan, nodes, unsure = Plan((Integrand("mean"),), tag="Direction"), Nodes(), 0.0
         for index, found in self._sample(problem, paths, seed, chunk):
             chance, log_weight = (np.asarray(x, float) for x in (found.chance, found.log_weight))
@@ -142,9 +143,8 @@ class FittedDirection:
         several = 0
         if self.cells == 1:
             numbers = np.arange(0, paths, CHECKED, dtype=np.int64)
-            law = sampler.laws(numbers, len(self.tilts), self.period)
-            quick = dataclasses.replace(self, evaluations=0)
-            found = quick.crossings(problem, _streams.noise_keys(seed, "lines"), numbers, cells=CELLS, law=law)
+            quick = dataclasses.replace(self, cells=CELLS, evaluations=0)
+            found = quick.crossings(problem, _streams.noise_keys(seed, "lines"), numbers)
             several = int(np.count_nonzero(~found.single))
         return diagnostics.high("several_roots", float(several), (0.0, 0.0))
 
@@ -164,7 +164,7 @@ class FittedDirection:
 
         **Raises:** `HardThresholdGradientError` if an event of the problem hangs on the number.
         """
-        paths = sampler.whole(paths, len(self.tilts), self.period)
+        paths = sampler.whole(paths, len(self.tilts) * self.period)
         tangents = tuple(_tangent(problem, where) for where in parameters.values())
         names = list(parameters)
         plan = Plan((Integrand("mean"),), controls=len(names), tag="Direction")
@@ -175,9 +175,10 @@ class FittedDirection:
             weight = np.exp(log_weight)
             flat, unsure = flat + float(weight @ found.flat), unsure + float(weight @ found.unsure)
         acc = total(nodes)
+        mean = float(row_moments(acc, 1).mean)
         rows = (
             diagnostics.high("flat", flat / paths, FLAT),
-            diagnostics.high("root", unsure / paths / float(row_moments(acc, 1).mean), UNSURE),
+            diagnostics.high("root", unsure / paths / mean if mean > 0.0 else np.inf, UNSURE),
             self.bent(problem, paths, seed),
         )
         extra, found = Extra(rows, tuning_paths=self.tuning_paths, confidence=confidence), {}
@@ -197,6 +198,8 @@ def _ratio(acc: Accumulator, place: int, confidence: float) -> Estimate:
     """Mean of w times a slope over that of w times P, with the error of the delta method."""
     mean, comoment = acc.cross.mean, acc.cross.comoment / (acc.paths - 1)
     p, slope = float(mean[1]), float(mean[place])
+    if not p > 0.0:
+        return Estimate(np.nan, np.nan, np.nan, np.nan)
     ratio = slope / p
     rest = comoment[place, place] - 2.0 * ratio * comoment[1, place] + ratio**2 * comoment[1, 1]
     error = float(np.sqrt(max(rest, 0.0) / acc.paths)) / p

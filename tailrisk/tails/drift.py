@@ -23,7 +23,7 @@ from scipy import optimize, special
 
 from .. import _streams
 from .._fields import InputError, Real
-from .._streams import Noise
+from .._streams import Noise, middle
 from ..simulate import LANES, entry_point, rollout
 from .accumulator import Nodes, insert, summarize, total
 from .coordinates import Along, unit
@@ -59,10 +59,8 @@ class Shifted(AbstractProposal):
 
 def still(problem: AbstractProblem, drift: Float[Array, "steps free"]) -> PyTree:
     """The last state of the path whose free normals are the drift: other normals are zero, uniforms one half."""
-    draws = problem.draws
-    normal = jnp.zeros((problem.steps, draws.normals), problem.dtype).at[:, jnp.asarray(problem.roles.free(draws))]
-    normal, half = normal.set(drift), jnp.full(draws.uniforms, 0.5, problem.dtype)
-    return rollout(problem, lambda step: Noise(normal[step], half))[0]
+    nothing, free = middle(problem.draws, problem.dtype), jnp.asarray(problem.roles.free(problem.draws))
+    return rollout(problem, lambda step: nothing._replace(normal=nothing.normal.at[free].set(drift[step])))[0]
 
 
 @entry_point

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._streams import Noise
 from ..simulate import AbstractWrapper, entry_point, rollout
-from .coordinates import whole
+from .coordinates import noise_of_path
 from .problem import AbstractProblem
 from .proposal import Tilted, TiltedState
 
@@ -71,7 +71,7 @@ class Lines(eqx.Module):
     ) -> Crossing:
         """The line of one path."""
         e, dtype = self.direction, problem.dtype
-        noise = whole(keys, number, problem.steps, problem.draws, dtype)
+        noise = noise_of_path(keys, number, problem.steps, problem.draws, dtype)
         across = noise.normal + (self.seen_at - jnp.sum(noise.normal * e)) * e
         noise, log_weight = noise._replace(normal=across), jnp.zeros((), dtype)
         if law is not None:

@@ -24,7 +24,7 @@ from .whole import Whole
 
 GROUPS = 15
 """Groups of 64 paths in which shares are exact: one of the law itself, one of the wide law, 13 of lobes."""
-_OTHERS = (1.0 / GROUPS, 1.0 / GROUPS)
+OTHERS = (1.0 / GROUPS, 1.0 / GROUPS)
 _FIRST = (0.5, 0.5)
 
 
@@ -65,7 +65,6 @@ class FittedLobes(AbstractFitted):
     target: AbstractTarget = eqx.field(static=True)
     hint: Hint = eqx.field(static=True)
     tuning_paths: int = eqx.field(static=True)
-    reached: bool = eqx.field(static=True)
     lobes: Lobes
     slots: tuple[int, ...] = eqx.field(static=True)
 
@@ -81,7 +80,7 @@ class FittedLobes(AbstractFitted):
 
     def system(self, problem: AbstractProblem, law: int) -> AbstractSystem:
         problem = problem if problem.steps == 1 else Whole(problem)
-        return Tilted(problem, on_device(self.lobes, _OTHERS, law, problem.dtype))
+        return Tilted(problem, on_device(self.lobes, OTHERS, law, problem.dtype))
 
 
 class Round(NamedTuple):
@@ -97,9 +96,9 @@ class LobeMixture:
     """Importance sampling of all normals of a path at once, for problems of one step or a few.
 
     Rounds of `pilot` points climb to the target: the level is the highest with `elite` effective points of all rounds so far
-    (weighted by the mixture of their laws), and the next lobes are fitted to the points beyond it. `settle` rounds of twice as
-    many follow at the target itself. The first round draws the law itself and the wide one in equal parts, two points or more
-    for each normal.
+    (the first number and two for each normal, at most the second), weighted by the mixture of their laws, and the next lobes are
+    fitted to the points beyond it. `settle` rounds of twice as many follow at the target itself. The first round draws the law
+    itself and the wide one in equal parts, two points or more for each normal.
 
     **Source:** Cornuet, Marin, Mira, Robert (2012), "Adaptive multiple importance sampling", for the weights of the rounds.
     """
@@ -132,13 +131,13 @@ class LobeMixture:
             fresh = max(self.pilot, d + d // 2 + 50)
             rises = slope_direction(search.z[-fresh:], search.x[-fresh:])
             directions = [u for u in (last, rises) if u is not None]
-            lobes = fitted(sample, _OTHERS, directions, np.random.default_rng((seed, number)))
+            lobes = fitted(sample, OTHERS, directions, np.random.default_rng((seed, number)))
             last = lobes.toward[0] if lobes.share.size == 1 else None
             lobes, slots = slotted(lobes, GROUPS - 2, GROUPS)
             settled += there
             if settled > self.settle:
                 break
-        return search.result(lobes, slots, settled > 0)
+        return search.result(lobes, slots)
 
 
 class _Search:
@@ -155,7 +154,7 @@ class _Search:
     def draw(self, number: int, lobes: Lobes, slots: np.ndarray) -> None:
         """One more round of points, and the densities of all points in all rounds."""
         first = lobes.share.size == 0
-        others, d = (_FIRST if first else _OTHERS), self.problem.draws.normals
+        others, d = (_FIRST if first else OTHERS), self.problem.draws.normals
         unit = LANES * (2 if first else GROUPS)
         least = max(self.method.pilot, 2 * d) if first else self.method.pilot * (1 + self.settled)
         count = -(-least // unit) * unit
@@ -181,8 +180,7 @@ class _Search:
 
     def select(self, least: int) -> tuple[np.ndarray, np.ndarray, bool]:
         """The points of the next fit with their weights, and whether they are those of the target itself."""
-        counts = np.array([count for _, _, count in self.mixtures], float)
-        log_q = np.logaddexp.reduce(self.log_q + np.log(counts / counts.sum())[:, None], axis=0)
+        log_q = self._log_mixture()
         weight = np.exp(-log_q)
         order = np.argsort(-self.x, kind="stable")
         x, w = self.x[order], np.exp(log_q.min() - log_q)[order]
@@ -200,6 +198,11 @@ class _Search:
         chosen = np.flatnonzero(self.x >= self.level)
         return chosen, w[np.argsort(order)][chosen], False
 
+    def _log_mixture(self) -> np.ndarray:
+        """The log density of every point in the mixture of the laws of all rounds."""
+        counts = np.array([count for _, _, count in self.mixtures], float)
+        return np.logaddexp.reduce(self.log_q + np.log(counts / counts.sum())[:, None], axis=0)
+
     def _goal(self, weight: np.ndarray) -> float:
         """The outcome at which the ladder ends."""
         if isinstance(self.target, Probability):
@@ -213,15 +216,14 @@ class _Search:
             return sum((Tail.beyond(self.x, weight, level) for level in self.target.levels), np.zeros(self.x.size))
         return self.target.contributions(self.x, weight)
 
-    def result(self, lobes: Lobes, slots: np.ndarray, reached: bool) -> FittedLobes:
+    def result(self, lobes: Lobes, slots: np.ndarray) -> FittedLobes:
         """The frozen law, with typical sizes of contributions."""
         quantiles = ()
-        counts = np.array([count for _, _, count in self.mixtures], float)
-        weight = np.exp(-np.logaddexp.reduce(self.log_q + np.log(counts / counts.sum())[:, None], axis=0))
+        weight = np.exp(-self._log_mixture())
         if isinstance(self.target, Tail):
             quantiles = tuple(weighted_quantile(self.x, weight, level) for level in self.target.levels)
         y = self._contributions(weight)
         unit = float(np.median((weight if quantiles else y)[y > 0.0])) if np.any(y > 0.0) else 1.0
         hint = Hint(unit, quantiles, f"{self.method}")
         which = tuple(int(k) for k in np.repeat(np.arange(slots.size), slots))
-        return FittedLobes(self.target, hint, self.x.size, reached, lobes, which)
+        return FittedLobes(self.target, hint, self.x.size, lobes, which)

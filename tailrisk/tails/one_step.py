@@ -122,7 +122,7 @@ def tune(
     """
     assert begin.shock is not None, "a tilt with shocks is where trial steps begin"
     law, tilt = begin.shock.law, without_shock(begin)
-    numbers, drawn_paths = np.arange(whole(pilot, 1, period), dtype=np.int64), 0
+    numbers, drawn_paths = np.arange(whole(pilot, period), dtype=np.int64), 0
     for number in range(rounds):
         one, aim = OneStep(problem, (law,), level, learns=True), tilt.aim
 

@@ -38,9 +38,9 @@ def laws(numbers: np.ndarray, tilts: int, period: int) -> np.ndarray:
     return np.where(group % period == period - 1, 0, 1 + group // period).astype(np.int32)
 
 
-def whole(paths: int, tilts: int, period: int) -> int:
-    """The number of paths rounded up to whole periods, so that the shares are what the weights say."""
-    unit = LANES * tilts * period if tilts else 1
+def whole(paths: int, groups: int) -> int:
+    """The number of paths rounded up to so many groups of 64, so that the shares are what the weights say."""
+    unit = LANES * groups if groups > 1 else 1
     return -(-paths // unit) * unit
 
 
@@ -120,8 +120,7 @@ class AbstractFitted(eqx.Module):
 
     def whole(self, paths: int) -> int:
         """The number of paths rounded up, so that the shares are what the weights say."""
-        unit = LANES * self.groups if self.groups > 1 else 1
-        return -(-paths // unit) * unit
+        return whole(paths, self.groups)
 
     def sample(
         self,

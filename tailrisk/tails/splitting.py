@@ -24,7 +24,7 @@ from .. import _streams
 from .._fields import InputError
 from ..simulate import LANES, entry_point, spread, starts, until
 from . import diagnostics
-from .diagnostics import Diagnosis, Result
+from .diagnostics import Diagnosis, Result, Row
 from .measures import Estimate
 from .problem import AbstractProblem
 from .targets import AbstractTarget, Probability
@@ -76,9 +76,47 @@ def _resample(particles: Particles, stopped: np.ndarray, uniforms: np.ndarray) -
     for replicate, reached in enumerate(stopped):
         entries = np.flatnonzero(reached)
         if entries.size:
-            chosen[replicate] = entries[((uniforms[replicate] + np.arange(size)) * entries.size / size).astype(int)]
+            chosen[replicate] = systematic(entries, size, uniforms[replicate])
     flat = (chosen + size * np.arange(stopped.shape[0])[:, None]).reshape(-1)
     return jax.tree.map(lambda leaf: leaf[flat], particles), stopped.mean(axis=1)
+
+
+def systematic(entries: np.ndarray, count: int, uniform: float) -> np.ndarray:
+    """Systematic resampling: `count` of the entries, each as often as any other but for one."""
+    return entries[((uniform + np.arange(count)) * entries.size / count).astype(int)]
+
+
+def next_level(score: np.ndarray, levels: list[float], conditional: float, goal: float) -> float:
+    """The level that about a share `conditional` of the scores reach; at an atom, the next value above the last level."""
+    level = float(np.quantile(score, 1.0 - conditional, method="lower"))
+    if not levels or level > levels[-1]:
+        return level
+    above = score[score > levels[-1]]
+    return float(above.min()) if above.size else goal
+
+
+def refused(row: Row, paths: int, tuning_paths: int) -> dict[str, Result]:
+    """No probability, for the reason of a row."""
+    nothing = Estimate(np.nan, np.nan, np.nan, np.nan)
+    return {"probability": Result(nothing, Diagnosis((row,)), np.nan, paths, tuning_paths)}
+
+
+def replicated(p: np.ndarray, hits: int, paths: int, tuning_paths: int, confidence: float) -> dict[str, Result]:
+    """The mean of the estimates of replicates, with an interval of Student's law on the log scale."""
+    value, error = float(p.mean()), float(p.std(ddof=1) / np.sqrt(p.size))
+    rows = [diagnostics.not_finite(0), diagnostics.low("effective_hits", hits, diagnostics.DEFAULT.effective_hits)]
+    if value == 0.0:
+        return refused(rows[1], paths, tuning_paths)
+    rows.append(diagnostics.high("replicate_spread", float(p.std(ddof=1)) / value, MOST_SPREAD))
+    half = float(stats.t.ppf(0.5 + 0.5 * confidence, p.size - 1)) * error / value
+    estimate = Estimate(value, error, value * np.exp(-half), min(value * np.exp(half), 1.0))
+    return {"probability": Result(estimate, Diagnosis(tuple(rows)), np.nan, paths, tuning_paths)}
+
+
+def not_finite(score: np.ndarray, paths: int, tuning_paths: int) -> dict[str, Result] | None:
+    """The refusal of a run with scores that are no numbers, if there are any."""
+    broken = int(np.count_nonzero(~np.isfinite(score)))
+    return refused(diagnostics.not_finite(broken), paths, tuning_paths) if broken else None
 
 
 def _begin(problem: AbstractProblem, lanes: int) -> Particles:
@@ -112,27 +150,14 @@ class FittedSplitting:
         for stage, level in enumerate(self.levels):
             keys = _streams.noise_keys(seed, f"splitting/{stage}")
             after, stopped, score = _run_stage(problem, keys, particles, level)
-            if not np.all(np.isfinite(score)):
-                broken = int(np.count_nonzero(~np.isfinite(score)))
-                return {"probability": self._refused(diagnostics.not_finite(broken), paths)}
+            if (broken := not_finite(score, paths, self.tuning_paths)) is not None:
+                return broken
             steps += int((after.since.astype(int) - particles.since.astype(int)).sum())
             reached = stopped.reshape(self.replicates, size)
             particles, share = _resample(after, reached, uniforms_of(seed, f"resample/{stage}", self.replicates))
             hits = int(np.count_nonzero(reached[p > 0.0]))
             p = p * share
-        value, error = float(p.mean()), float(p.std(ddof=1) / np.sqrt(p.size))
-        rows = [diagnostics.not_finite(0), diagnostics.low("effective_hits", hits, diagnostics.DEFAULT.effective_hits)]
-        whole = -(-steps // problem.steps)
-        if value == 0.0:
-            return {"probability": self._refused(rows[1], whole)}
-        rows.append(diagnostics.high("replicate_spread", float(p.std(ddof=1)) / value, MOST_SPREAD))
-        half = float(stats.t.ppf(0.5 + 0.5 * confidence, p.size - 1)) * error / value
-        estimate = Estimate(value, error, value * np.exp(-half), min(value * np.exp(half), 1.0))
-        return {"probability": Result(estimate, Diagnosis(tuple(rows)), np.nan, whole, self.tuning_paths)}
-
-    def _refused(self, row: diagnostics.Row, paths: int) -> Result:
-        nothing = Estimate(np.nan, np.nan, np.nan, np.nan)
-        return Result(nothing, Diagnosis((row,)), np.nan, paths, self.tuning_paths)
+        return replicated(p, hits, -(-steps // problem.steps), self.tuning_paths, confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +181,7 @@ class Splitting:
             keys = _streams.noise_keys(seed, f"splitting pilot/{len(levels)}")
             _, _, score = _run_stage(problem, keys, particles, target.level)
             drawn += self.pilot
-            level = float(np.quantile(score, 1.0 - self.conditional, method="lower"))
-            above = score[score > (levels[-1] if levels else -np.inf)]
-            if levels and level <= levels[-1]:  # an atom: the next value above it
-                level = float(above.min()) if above.size else target.level
+            level = next_level(score, levels, self.conditional, target.level)
             if level >= target.level:
                 break
             levels.append(level)

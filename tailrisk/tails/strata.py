@@ -24,7 +24,7 @@ from scipy import special, stats
 
 from .._fields import InputError
 from .._hard import crosses
-from .._streams import Draws, Noise
+from .._streams import Draws, Noise, middle
 from . import diagnostics
 from .accumulator import Accumulator, Nodes, insert, merge, row_moments, summarize, total
 from .crossentropy import CrossEntropy
@@ -32,7 +32,7 @@ from .diagnostics import Result
 from .measures import Estimate
 from .plan import Integrand, Plan
 from .problem import AbstractProblem, Roles
-from .sampler import CHUNK, Fitted, whole
+from .sampler import CHUNK, Fitted
 from .targets import AbstractTarget, Extra, Probability
 
 MOST_STRATA = 64
@@ -129,7 +129,7 @@ class FittedStrata:
     def sizes(self, paths: int) -> list[int]:
         """Paths of each stratum, in whole periods of its mixture."""
         wanted = (max(round(paths * share), 1) for share in self.shares)
-        return [whole(n, len(fit.tilts), fit.period) for n, fit in zip(wanted, self.fits, strict=True)]
+        return [fit.whole(n) for n, fit in zip(wanted, self.fits, strict=True)]
 
     def run(
         self, problem: AbstractProblem, paths: int, seed: int, *, confidence: float = 0.95, chunk: int = CHUNK
@@ -195,8 +195,7 @@ class Stratified:
             raise InputError(f"{target}: expected a Probability; use CrossEntropy for other targets")
         if self.event >= len(problem.roles.events):
             raise InputError(f"event = {self.event}: the problem has {len(problem.roles.events)} events")
-        steps, draws = problem.steps, problem.draws
-        nothing = Noise(jnp.zeros(draws.normals, problem.dtype), jnp.full(draws.uniforms, 0.5, problem.dtype))
+        steps, nothing = problem.steps, middle(problem.draws, problem.dtype)
         chance = float(problem.chance(problem.init(), nothing, self.event))
         most = int(stats.binom.isf(self.beyond, steps, chance))
         if most >= MOST_STRATA:

@@ -21,17 +21,14 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import stats
 
 from .. import _streams
 from .._fields import InputError
 from .._streams import Noise
 from ..simulate import LANES, entry_point, rollout, spread
-from . import diagnostics
-from .diagnostics import Diagnosis, Result
-from .measures import Estimate
+from .diagnostics import Result
 from .problem import AbstractProblem
-from .splitting import MOST_LEVELS, MOST_SPREAD, uniforms_of
+from .splitting import MOST_LEVELS, next_level, not_finite, replicated, systematic, uniforms_of
 from .targets import AbstractTarget, Probability
 
 BATCH = 512
@@ -117,7 +114,7 @@ def _moved(
 def _seeds(particles: Particles, reached: np.ndarray, chains: int, uniform: float) -> Particles:
     """Systematic resampling of those that reached the level; all if none did."""
     hits = np.flatnonzero(reached) if reached.any() else np.arange(reached.size)
-    chosen = hits[((uniform + np.arange(chains)) * hits.size / chains).astype(int)]
+    chosen = systematic(hits, chains, uniform)
     return Particles(*(leaf[chosen] for leaf in particles))
 
 
@@ -139,9 +136,8 @@ class FittedSubset:
         particles = _begin(problem, _streams.stream_key(seed, "subset"), count * size)
         p, hits = np.ones(count), 0
         for stage, level in enumerate(self.levels):
-            if not np.all(np.isfinite(particles.score)):
-                broken = int(np.count_nonzero(~np.isfinite(particles.score)))
-                return {"probability": self._refused(diagnostics.not_finite(broken), paths)}
+            if (broken := not_finite(particles.score, paths, self.tuning_paths)) is not None:
+                return broken
             reached = (particles.score >= level).reshape(count, size)
             hits = int(np.count_nonzero(reached[p > 0.0]))
             p = p * reached.mean(axis=1)
@@ -153,19 +149,7 @@ class FittedSubset:
             joined = Particles(*(np.concatenate(leaves) for leaves in zip(*seeds, strict=True)))
             key = _streams.stream_key(seed, f"subset/{stage}")
             particles, _ = _moved(problem, key, joined, self.moves, self.keeps[stage], level)
-        work = count * size * len(self.levels)
-        value, error = float(p.mean()), float(p.std(ddof=1) / np.sqrt(p.size))
-        rows = [diagnostics.not_finite(0), diagnostics.low("effective_hits", hits, diagnostics.DEFAULT.effective_hits)]
-        if value == 0.0:
-            return {"probability": self._refused(rows[1], work)}
-        rows.append(diagnostics.high("replicate_spread", float(p.std(ddof=1)) / value, MOST_SPREAD))
-        half = float(stats.t.ppf(0.5 + 0.5 * confidence, p.size - 1)) * error / value
-        estimate = Estimate(value, error, value * np.exp(-half), min(value * np.exp(half), 1.0))
-        return {"probability": Result(estimate, Diagnosis(tuple(rows)), np.nan, work, self.tuning_paths)}
-
-    def _refused(self, row: diagnostics.Row, paths: int) -> Result:
-        nothing = Estimate(np.nan, np.nan, np.nan, np.nan)
-        return Result(nothing, Diagnosis((row,)), np.nan, paths, self.tuning_paths)
+        return replicated(p, hits, count * size * len(self.levels), self.tuning_paths, confidence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,10 +180,7 @@ class Subset:
         particles = _begin(problem, _streams.stream_key(seed, "subset pilot"), self.pilot)
         levels, keeps, drawn = [], [], self.pilot
         while len(levels) < MOST_LEVELS:
-            level = float(np.quantile(particles.score, 1.0 - self.conditional, method="lower"))
-            above = particles.score[particles.score > (levels[-1] if levels else -np.inf)]
-            if levels and level <= levels[-1]:  # an atom: the next value above it
-                level = float(above.min()) if above.size else target.level
+            level = next_level(particles.score, levels, self.conditional, target.level)
             if level >= target.level or np.mean(particles.score >= target.level) >= 0.5 * self.conditional:
                 break
             levels.append(level)

@@ -5,11 +5,8 @@ from pathlib import Path
 import click
 
 from .._fields import InputError
-from . import archive
-from .plain import read_plain
-from .quality import examine
-from .read import read
-from .tables import AbstractTable, Bars, Funding, Liquidations, OpenInterest, Trades
+from ..data import AbstractTable, Bars, Funding, Liquidations, OpenInterest, Trades, archive, read, read_plain
+from ..data.quality import examine
 
 _KINDS: dict[str, type[AbstractTable]] = {
     "bars": Bars,
