@@ -1,12 +1,9 @@
 """From a config to a finished run folder: parts on disk, then estimates, then figures."""
 
 import hashlib
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from ..tails.venue import VenueProblem
 from .config import ConfigError, apply_override, dump, read_toml, structure
 from .folder import free_bytes, memory_bytes, prepare_folder, read_arrays, write_arrays, write_json
 from .observe import observe
+from .provenance import made_with
 from .rare import Answer, Told, answers, entries
 from .summary import summarize
 
@@ -225,18 +223,6 @@ def execute(
     return summary
 
 
-def made_with() -> dict[str, Any]:
-    """Commit, versions and device: what numbers were made with."""
-    return {
-        "commit": commit(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
-        | {"tailrisk": package_version()},
-        "python": platform.python_version(),
-        "device": str(jax.devices()[0].device_kind),
-        "platform": jax.devices()[0].platform,
-    }
-
-
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
     """Writes `run.json`, which means that the run is finished, and removes the parts."""
     text = (folder / "config.toml").read_bytes()
@@ -297,19 +283,3 @@ def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[s
             f"{file}: not a part of this run, expected {size} paths of each outcome; delete it and resume"
         )
     return part
-
-
-def package_version() -> str:
-    return version("tailrisk-jax")
-
-
-def commit() -> str | None:
-    """Commit of the checkout this package runs from, if it runs from one."""
-    here = Path(__file__).resolve().parent
-    try:
-        out = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip()

@@ -20,7 +20,8 @@ import numpy as np
 
 from .config import ConfigError, parse_override, put, read_toml
 from .folder import read_json, same_config, write_json, write_text
-from .run import Study, build, check_size, execute, finish, from_table, made_with, prepare, resolved
+from .provenance import made_with
+from .run import Study, build, check_size, execute, finish, from_table, prepare, resolved
 
 PREFIX = "grid."
 MOST = 10_000  # cells: more is a slip of the pen
