@@ -14,14 +14,16 @@ import numpy as np
 from .._fields import InputError, Real, choice, count, real
 from .._streams import MAX_PATHS, Noise
 from ..scenario import Scenario, VenueSystem
-from ..simulate import LANES, rollout, simulate
+from ..simulate import LANES, rollout
+from ..tails.moments import Moments
 from ..tails.venue import VenueProblem
+from . import parts
 from .config import ConfigError, apply_override, dump, read_toml, structure
-from .folder import free_bytes, memory_bytes, prepare_folder, read_arrays, write_arrays, write_json
+from .folder import free_bytes, memory_bytes, prepare_folder, write_arrays, write_json
 from .observe import observe
 from .provenance import made_with
 from .rare import Answer, Told, answers, entries
-from .summary import summarize
+from .summary import curves, summarize
 
 _OUTCOMES = 28  # numbers of one path
 _COPIES = 3  # of the results in memory at the end, and of a path's state while a step is computed
@@ -30,9 +32,10 @@ _COPIES = 3  # of the results in memory at the end, and of a path's state while 
 class Run(eqx.Module):
     """How a scenario is estimated.
 
-    `paths` plain paths give every metric and the figures. With another `estimator` than "monte_carlo" the tail, which is the
-    value-at-risk and expected shortfall at `levels` and the chance that the fund runs out, gets paths of its own: "tilt" weighted
-    paths, "splitting" (of the last alone), "auto" the tilt where a pilot says that it pays.
+    `paths` plain paths give every metric and the figures, in memory that does not grow beyond `rows` of them. With another
+    `estimator` than "monte_carlo" the tail, which is the value-at-risk and expected shortfall at `levels` and the chance that
+    the fund runs out, gets paths of its own: "tilt" weighted paths, "splitting" (of the last alone), "auto" the tilt where a
+    pilot says that it pays.
     """
 
     paths: int = count(100_000, least=1)  # per book
@@ -40,6 +43,7 @@ class Run(eqx.Module):
     seed: int = count(0, most=2**64 - 1)
     chunk: int = count(16_384, least=1)  # paths of one compiled batch: bounds memory, changes no number
     part: int = count(2**16, least=1)  # paths between two saves, the work a killed run may lose; changes no number
+    rows: int = count(1_000_000)  # paths whose numbers are kept one by one; of more, quantiles come from bins of 0.1 %
     precision: str = choice("float32", "float32", "float64")
     levels: Real = real([0.99, 0.999], unit="1", above=0.0, below=1.0)  # of value-at-risk and expected shortfall
     confidence: Real = real(0.95, unit="1", above=0.0, below=1.0)
@@ -52,6 +56,9 @@ class Run(eqx.Module):
     def check(self) -> Iterator[tuple[str, str]]:
         if self.estimator != "monte_carlo" and self.books > 1:
             yield "estimator", f"is {self.estimator!r} with {self.books} books, expected one book; use monte_carlo"
+        if self.estimator != "monte_carlo" and self.paths > self.rows:
+            said = f"is {self.estimator!r} with {self.paths} paths, of which {self.rows} (rows) are kept one by one"
+            yield "estimator", f"{said}, expected all of them; lower paths, raise rows, or use monte_carlo"
         if self.estimator == "splitting" and not self.split_paths:
             yield "split_paths", "is 0, expected the starts that splitting may use, for example 100000"
         if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
@@ -101,7 +108,7 @@ def resolved(study: Study) -> str:
 def check_size(study: Study, folder: Path) -> None:
     """Refuses a run whose results cannot fit before anything starts."""
     run = study.run
-    paths = run.paths * run.books
+    paths = parts.kept(run) * run.books
     disk = 2 * paths * _OUTCOMES * np.dtype(run.precision).itemsize  # parts and results
     memory = disk / 2 * _COPIES
     for needed, there, where in (
@@ -110,8 +117,8 @@ def check_size(study: Study, folder: Path) -> None:
     ):
         if needed > there:
             raise ConfigError(
-                f"run.paths = {run.paths}: the results of {paths:,} paths need {needed / 1e9:,.1f} GB of {where}, "
-                f"which has {there / 1e9:,.1f} GB; lower run.paths" + (" or run.books" if run.books > 1 else "")
+                f"run.rows = {run.rows}: the results of {paths:,} paths need {needed / 1e9:,.1f} GB of {where}, "
+                f"which has {there / 1e9:,.1f} GB; lower run.rows or run.paths"
             )
     if run.paths > MAX_PATHS:
         raise ConfigError(f"run.paths = {run.paths}: expected at most 2^32 paths per seed; lower run.paths")
@@ -191,36 +198,53 @@ def execute(
     folder: Path,
     *,
     resume: bool = False,
-    report: Callable[[int, int, np.ndarray], None] | None = None,
+    report: Callable[[int, int, Moments], None] | None = None,
     told: Told | None = None,
 ) -> dict[str, Any]:
     """Runs a study into a folder and returns its summary.
 
     Parts of `run.part` paths are written as they are done; a killed run resumed with the same config gives the same
     bytes.
-    `report(done, all, bad_debt)` is called after every chunk, `told` hears of the targets of the tail.
+    `report(done, all, bad_debt)` is called after every chunk with the moments of its bad debt, `told` hears of the targets
+    of the tail.
     """
     started = time.time()
     run = study.run
     check_size(study, folder)
     first = prepare(study)
     prepare_folder(folder, resolved(study), resume)
-    paths = _paths(study, first, folder, report)
-    results = {f"path/{name}": value for name, value in paths.items()}
-    results |= observe(study.scenario, first, run, paths)
+    _work(study, first, folder, report)
+    tallies, rows = parts.gather(run, folder)
+    results = {f"path/{name}": value for name, value in rows.items()} | curves(tallies, run)
+    results |= observe(study.scenario, first, run, tallies[0], rows)
     found: list[Answer] = []
     if run.estimator != "monte_carlo":
-        found, weighted = answers(run, first, paths, folder, told or Told())
+        found, weighted = answers(run, first, rows, folder, told or Told())
         results |= weighted
     write_arrays(folder / "results.npz", results)
-    summary = summarize(study.scenario, run, first, paths, results)
+    summary = summarize(study.scenario, run, first, tallies, rows, float(results["gross"]))
     if found:
-        metrics, tail = entries(found, paths, float(run.confidence))
+        metrics, tail = entries(found, rows, float(run.confidence))
         summary["metrics"] |= metrics
         summary["tail"] = tail
     summary["wall_seconds"] = time.time() - started
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _work(study: Study, first: VenueSystem, folder: Path, report: Callable[[int, int, Moments], None] | None) -> None:
+    """Makes what is missing of the paths."""
+    run, done, total = study.run, 0, study.run.paths * study.run.books
+
+    def progress(bad_debt: Moments) -> None:
+        nonlocal done
+        done += int(bad_debt.count)
+        if report:
+            report(done, total, bad_debt)
+
+    for moments in parts.already(run, folder):
+        progress(moments)
+    parts.work(run, parts.to_do(run, folder), lambda draw: build(study, draw) if draw else first, folder, progress)
 
 
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
@@ -242,44 +266,3 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
         ),
     )
     shutil.rmtree(folder / "parts", ignore_errors=True)
-
-
-def _paths(study: Study, first_book: VenueSystem, folder: Path, report: Any) -> dict[str, np.ndarray]:
-    run = study.run
-    done, total = 0, run.paths * run.books
-    parts: list[dict[str, np.ndarray]] = []
-    size_of_part = run.chunk * max(1, run.part // run.chunk)
-    for draw in range(run.books):
-        system = first_book if draw == 0 else None
-        for first in range(0, run.paths, size_of_part):
-            size = min(size_of_part, run.paths - first)
-            file = folder / "parts" / f"{draw:04d}-{first:012d}.npz"
-            before = done
-
-            def progress(result: dict[str, np.ndarray]) -> None:
-                nonlocal done
-                done += result["bad_debt"].size
-                if report:
-                    report(done, total, result["bad_debt"])
-
-            if file.exists():
-                part = _stored(file, size, parts)
-                progress(part)
-            else:
-                system = system or build(study, draw)
-                part = simulate(system, paths=size, first=first, seed=run.seed, chunk=run.chunk, progress=progress)
-                write_arrays(file, part)
-            done = before + size
-            parts.append(part | {"book": np.full(size, draw, np.int32)})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A part of an earlier attempt, if it holds what this version of the program writes."""
-    part = read_arrays(file, "delete it and resume the run")
-    wanted = parts[0].keys() - {"book"} if parts else part.keys()
-    if part.keys() != wanted or "bad_debt" not in part or any(value.shape != (size,) for value in part.values()):
-        raise ConfigError(
-            f"{file}: not a part of this run, expected {size} paths of each outcome; delete it and resume"
-        )
-    return part
