@@ -185,7 +185,9 @@ def test_resume(started):
     summary = started / "parts" / "tally-0000-000000000000-000000000064.npz"
     with open(summary, "wb") as file:
         np.savez(file, paths=np.asarray(64))
-    refused(invoke(*RUN, "--out", started, "--resume"), f"{summary}: not a part of this run, expected a summary of 64 paths")
+    refused(
+        invoke(*RUN, "--out", started, "--resume"), f"{summary}: not a part of this run, expected a summary of 64 paths"
+    )
     put(started, "config.toml", b"\xff")
     refused(invoke(*RUN, "--out", started, "--resume"), "config.toml: cannot be read")
     put(started, "run.json", "{}")

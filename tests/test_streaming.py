@@ -1,6 +1,7 @@
 """What a run keeps of its paths when they are too many to keep one by one, against the paths themselves."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -35,8 +36,7 @@ ALL = outcomes()
 
 def cut(edges, order=None):
     """Summaries of the parts between the edges, joined in an order."""
-    pairs = list(zip(edges, edges[1:], strict=False))
-    parts = [tallies.tally(a, {name: v[a:b] for name, v in ALL.items()}, 2e-7) for a, b in pairs]
+    parts = [tallies.tally(a, {name: v[a:b] for name, v in ALL.items()}, 2e-7) for a, b in itertools.pairwise(edges)]
     return functools.reduce(tallies.merge, [parts[i] for i in (order or range(len(parts)))])
 
 

@@ -125,6 +125,7 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     """Check a config; every error names its dotted key."""
     from ..study import tune as tuning
     from ..study.config import read_toml
+    from ..study.memory import chunk_of
     from ..study.run import check_size, load, prepare
 
     study = load(config, overrides)
@@ -136,7 +137,8 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     gross = float(system.cascade.positions.gross())
     click.echo(
         f"{config}: valid. {study.run.books} book(s) of {gross:,.0f} USD gross notional, {study.run.paths:,} paths of "
-        f"{system.steps} steps, {study.run.precision}." + (" [tune] is valid." if tuned else "")
+        f"{system.steps} steps, {study.run.precision}. Batches of {chunk_of(study.run, system):,}."
+        + (" [tune] is valid." if tuned else "")
     )
 
 

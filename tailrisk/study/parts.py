@@ -86,6 +86,7 @@ def work(
     run: Any,
     parts: list[Part],
     system_of: Callable[[int], VenueSystem],
+    chunk: int,
     folder: Path,
     report: Callable[[Moments], None],
 ) -> None:
@@ -100,7 +101,7 @@ def work(
         if last is None or last[0] != part.draw:
             last = part.draw, system_of(part.draw)
         size = part.last - part.first
-        made = simulate(last[1], paths=size, first=part.first, seed=run.seed, chunk=run.chunk, progress=progress)
+        made = simulate(last[1], paths=size, first=part.first, seed=run.seed, chunk=chunk, progress=progress)
         if part.first < kept(run):
             write_arrays(part.rows(folder), made)
         else:

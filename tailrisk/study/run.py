@@ -14,19 +14,19 @@ import numpy as np
 from .._fields import InputError, Real, choice, count, real
 from .._streams import MAX_PATHS, Noise
 from ..scenario import Scenario, VenueSystem
-from ..simulate import LANES, rollout
+from ..simulate import rollout
 from ..tails.moments import Moments
 from ..tails.venue import VenueProblem
 from . import parts
 from .config import ConfigError, apply_override, dump, read_toml, structure
-from .folder import free_bytes, memory_bytes, prepare_folder, write_arrays, write_json
+from .folder import free_bytes, prepare_folder, write_arrays, write_json
+from .memory import OUTCOMES, chunk_of, memory_bytes, peak_bytes
 from .observe import observe
 from .provenance import made_with
 from .rare import Answer, Told, answers, entries
 from .summary import curves, summarize
 
-_OUTCOMES = 28  # numbers of one path
-_COPIES = 3  # of the results in memory at the end, and of a path's state while a step is computed
+_COPIES = 3  # of the results in memory at the end
 
 
 class Run(eqx.Module):
@@ -41,7 +41,8 @@ class Run(eqx.Module):
     paths: int = count(100_000, least=1)  # per book
     books: int = count(1, least=1)  # draws of the book, each with `paths` paths
     seed: int = count(0, most=2**64 - 1)
-    chunk: int = count(16_384, least=1)  # paths of one compiled batch: bounds memory, changes no number
+    chunk: int = count(0)  # paths of one compiled batch, 0: as many as fit into `memory`; changes no number
+    memory: Real = real(0.0, unit="GB", least=0.0)  # of the batches that run at a time, 0: half of what the device has
     part: int = count(2**16, least=1)  # paths between two saves, the work a killed run may lose; changes no number
     rows: int = count(1_000_000)  # paths whose numbers are kept one by one; of more, quantiles come from bins of 0.1 %
     precision: str = choice("float32", "float32", "float64")
@@ -63,6 +64,8 @@ class Run(eqx.Module):
             yield "split_paths", "is 0, expected the starts that splitting may use, for example 100000"
         if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
             yield "levels", f"{np.asarray(self.levels).tolist()}: expected a list of at least one level, such as [0.99]"
+        if np.ndim(self.memory):
+            yield "memory", f"{np.asarray(self.memory).tolist()}: expected one number of GB"
         if np.ndim(self.confidence):
             yield "confidence", f"{np.asarray(self.confidence).tolist()}: expected one number, such as 0.95"
 
@@ -109,7 +112,7 @@ def check_size(study: Study, folder: Path) -> None:
     """Refuses a run whose results cannot fit before anything starts."""
     run = study.run
     paths = parts.kept(run) * run.books
-    disk = 2 * paths * _OUTCOMES * np.dtype(run.precision).itemsize  # parts and results
+    disk = 2 * paths * OUTCOMES * np.dtype(run.precision).itemsize  # parts and results
     memory = disk / 2 * _COPIES
     for needed, there, where in (
         (disk, free_bytes(folder), f"disk at {folder}"),
@@ -143,13 +146,7 @@ def prepare(study: Study) -> VenueSystem:
         jax.eval_shape(_one_path, system)
     except (TypeError, ValueError) as error:
         raise _misfit(study.scenario, error) from None
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
-    needed = state * _COPIES * min(study.run.chunk, study.run.paths + LANES)
-    if needed > memory_bytes():
-        raise ConfigError(
-            f"run.chunk = {study.run.chunk}: that many paths at once with {state / 1e3:,.1f} kB each need about "
-            f"{needed / 1e9:,.1f} GB of memory, which has {memory_bytes() / 1e9:,.1f} GB; lower run.chunk"
-        )
+    chunk_of(study.run, system)
     return system
 
 
@@ -228,6 +225,7 @@ def execute(
         summary["metrics"] |= metrics
         summary["tail"] = tail
     summary["wall_seconds"] = time.time() - started
+    summary["peak_bytes"] = peak_bytes()
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -244,7 +242,8 @@ def _work(study: Study, first: VenueSystem, folder: Path, report: Callable[[int,
 
     for moments in parts.already(run, folder):
         progress(moments)
-    parts.work(run, parts.to_do(run, folder), lambda draw: build(study, draw) if draw else first, folder, progress)
+    system_of = lambda draw: build(study, draw) if draw else first  # noqa: E731
+    parts.work(run, parts.to_do(run, folder), system_of, chunk_of(run, first), folder, progress)
 
 
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
@@ -258,6 +257,7 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
             "seed": study.run.seed,
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "wall_seconds": summary["wall_seconds"],
+            "peak_bytes": peak_bytes(),
         }
         | (
             {"tail": {name: {k: one[k] for k in ("estimator", "why")} for name, one in summary["tail"].items()}}
