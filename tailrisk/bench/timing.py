@@ -84,7 +84,7 @@ def machine() -> dict[str, Any]:
     import jax
 
     versions = {}
-    for name in ("tailrisk-jax", "jax", "jaxlib", "numpy", "numba"):
+    for name in ("tailrisk-jax", "jax", "jaxlib", "numpy", "numba", "torch"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
