@@ -280,6 +280,7 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
             "seed": study.run.seed,
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "wall_seconds": summary["wall_seconds"],
+            "processor_seconds": time.process_time(),
             "peak_bytes": peak_bytes(),
             "processes": jax.process_count(),
         }
