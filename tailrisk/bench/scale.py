@@ -18,6 +18,7 @@ from typing import Any
 import click
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import _streams
 from ..book import CrossMixture
@@ -77,7 +78,7 @@ def _assets(assets: int) -> Scenario:
     )
 
 
-def fit(size: np.ndarray, cost: np.ndarray) -> dict[str, float]:
+def fit(size: ArrayLike, cost: ArrayLike) -> dict[str, float]:
     """Exponent and factor of cost = factor x size^exponent by least squares of logarithms, with the error of the exponent."""
     x, y = np.log(np.asarray(size, float)), np.log(np.asarray(cost, float))
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
