@@ -100,11 +100,11 @@ def draw_margins(found: Mapping[str, Any]) -> Figure:
     left.axvline(99.0, color=GRAY, linewidth=0.6, zorder=0)
     left.set_yticks(place, list(rules))
     left.invert_yaxis()
-    left.set_xlabel("Days covered (%), 95 %")
-    middle.set_xlabel("Uncovered loss (bp of notional\na day), 95 %")
+    left.set_xlabel("Periods covered (%), 95 %")
+    middle.set_xlabel("Uncovered loss (bp of notional\na period), 95 %")
     for key, marker, color, label in (
         ("mean_margin", "o", BLUE, "mean"),
-        ("five_day_call", "D", VERMILION, "largest five-day call"),
+        ("largest_call", "D", VERMILION, f"largest call in {found['call']:,} periods"),
     ):
         right.plot([100.0 * r[key] for r in rules.values()], place, marker, ms=3.5, color=color, label=label)
     right.set_xlabel("Margin (% of notional)")
