@@ -256,6 +256,17 @@ def test_calibrated_tables_are_valid(kind):
         assert "tailrisk calibrate configs/calibrate/" in file.read_text()
 
 
+def test_the_calibrated_scenario_is_the_main_job_with_both_tables():
+    """Market and book are those of the files, word for word; all else but the fund is that of `btc_perpetual.toml`."""
+    folder = ROOT / "configs"
+    ours, main = read_toml(folder / "btc_calibrated.toml"), read_toml(folder / "btc_perpetual.toml")
+    assert ours.pop("market") == read_toml(folder / "markets" / "btc_2026-06.toml")["market"]
+    book = ours.pop("book")
+    assert book == read_toml(folder / "books" / "btc_2025-10.toml")["book"]
+    assert ours.pop("waterfall") == main.pop("waterfall") | {"fund": 0.005 * book["notional"]}
+    assert ours == {key: value for key, value in main.items() if key not in ("market", "book")}
+
+
 def test_a_world_is_a_line_of_overrides():
     """A draw of a posterior goes to the command line as it stands, and a tilt moves notional to high leverage."""
     wanted = calibration.load(ROOT / "configs" / "calibrate" / "events.toml").replay
