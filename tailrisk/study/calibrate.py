@@ -27,7 +27,8 @@ from .impact_task import estimate as estimate_impact
 from .margin_task import MarginTask
 from .margin_task import estimate as estimate_margins
 from .posterior import STATISTICS, speak
-from .run import made_with, use_precision
+from .provenance import made_with
+from .run import use_precision
 from .tables import in_hours, market_table, plain
 
 Report = Callable[[str], None]
