@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullFormatter
 from scipy import special
@@ -371,7 +372,7 @@ def draw(found):
             ax.text(0.96, 0.93, "runaway", transform=ax.transAxes, ha="right", va="top", fontsize=7)
             ax.text(2.2, 0.24, "kg = 1", color="white", fontsize=7, ha="right")
         at, strength, _ = grid(found, f"engine, {name}: fall over shock")
-        ax.plot(*(part.ravel() for part in np.meshgrid(at, strength)), ".", ms=1.2, color="white")
+        ax.plot(*(part.ravel() for part in np.meshgrid(at, strength)), ".", ms=1.2, color="white", alpha=0.5)
         ax.set(xscale="log", yscale="log", xlabel="Open interest per log price", ylabel=label, title=title)
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(g[0], g[-1])
@@ -381,7 +382,7 @@ def draw(found):
     for (panel, _), one in found.items():
         if panel == "square root: fall against shock":
             inset.loglog(one.x, one.y, color=style.SKY, lw=0.9)
-    inset.set_facecolor("none")
+    inset.set_facecolor(colormaps["viridis"](0.03))
     inset.set_title("fall over shock:\nlevels off at $a^2$", color="white", fontsize=6)
     inset.tick_params(labelsize=5.5, colors="white", which="both")
     inset.spines[:].set_color("white")

@@ -200,9 +200,10 @@ def main(config: Config, setting: Setting):
             found[f"published, {unit}", f"{name} [{source}]"] = curve(0.0, value, unit=unit)
     for coin, value in COINS.items():
         found["published, notional deleveraged by coin", coin] = curve(0.0, value, unit="million USD of notional")
+    first = int(np.argmax(found["paid", "winners"].y > 0.0))
     for rule in RULES:
-        text = ", ".join(f"{what} {found[what, rule].y[0]:.3g}" for what in ("gini", "overuse"))
-        setting.report(f"{rule}: smallest deficit, {text}")
+        text = ", ".join(f"{what} {found[what, rule].y[first]:.3g}" for what in ("gini", "overuse"))
+        setting.report(f"{rule}: deficit {deficits[first]:.3g}, {text}")
     return found
 
 
