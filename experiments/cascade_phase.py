@@ -35,6 +35,7 @@ JUMPS = (0.02, 0.05, 0.1, 0.2)  # a = Y sigma sqrt(g / V), of the curves of the 
 COARSE = 8  # cells that the engine repeats, in each direction of a map
 CORE = 1e-18
 MAINTENANCE = 0.005
+GONE = 5.0  # fall of log price that counts as running away
 SHARP = 1e-7  # log price, to which the engine's jump is found
 BLOCK = 16_384  # paths at a time
 RANDOM = 0.5  # spread of the logarithm of the random falls
@@ -139,7 +140,7 @@ def fixed_points(make, strength, density, shock):
 
     def one(k, g, x):
         def drop(k):
-            found = feedback.fixed_point(fall, (k, g), x)
+            found = feedback.fixed_point(fall, (k, g), x, most=GONE)
             return found.drop, found
 
         slope, found = jax.jacfwd(drop, has_aux=True)(k)
@@ -306,16 +307,16 @@ def checks(found):
     """Closed forms of both maps, their derivative, the status, the engine, and the jump."""
     g, k, ratio = grid(found, "linear: fall over shock")
     runaway, slope = (grid(found, f"linear: {name}")[2] for name in ("runaway", "derivative in k"))
-    gain = k[:, None] * g[None, :]
-    below = gain < 1.0
+    gain, x = k[:, None] * g[None, :], found["shock of the maps", "x"].y[0]
+    below = x < GONE * (1.0 - gain)
     yield exact("linear: D/x against 1/(1 - kg), relative", 0.0, apart(ratio, 1.0 / (1.0 - gain), below), 1e-5, LINEAR)
-    x = found["shock of the maps", "x"].y[0]
     law = g[None, :] * x / (1.0 - gain) ** 2
     yield exact(
         "linear: derivative in k against g x / (1 - kg)^2, relative", 0.0, apart(slope, law, below), 1e-5, LINEAR
     )
     wrong = float(np.sum(runaway.astype(bool) == below))
-    yield exact("linear: cells whose status is not runaway from kg = 1 on", 0.0, wrong, 0.0, LINEAR)
+    label = f"linear: cells whose status is not runaway from kg = 1, or D = {GONE:g}, on"
+    yield exact(label, 0.0, wrong, 0.0, LINEAR)
     odd = float(np.sum(~np.isfinite(ratio)) + np.sum(~np.isfinite(slope)))
     yield exact("linear: numbers that are not finite", 0.0, odd, 0.0, LINEAR)
     yield exact("linear: share of cells beyond the boundary", 0.1, np.mean(~below), 0.0, "or nothing is seen", side=-1)
