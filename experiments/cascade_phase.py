@@ -397,8 +397,8 @@ def draw(found):
     right.plot(100.0 * told.x, 100.0 * told.y, color=style.BLUE, label="diagnostics")
     right.plot(100.0 * ours.x, 100.0 * ours.y, "o", ms=2.6, color=style.VERMILION, label="engine")
     top = 100.0 * told.x[-1]
-    right.set(xlim=(0.0, top), ylim=(0.0, 2.0 * top), title="(c) a crowd of thresholds")
-    right.set(xlabel="Outside fall x (% of log price)", ylabel="Total fall D (% of log price)")
+    right.set(xlim=(0.0, top), ylim=(0.0, 2.0 * top), title="(c) a crowd")
+    right.set(xlabel="Outside fall x (% log price)", ylabel="Total fall D (% log price)")
     critical = 100.0 * number.x[number.y >= 1.0]
     right.axhspan(critical.min(), critical.max(), color=style.ORANGE, alpha=0.25, lw=0)
     right.text(0.97 * top, 0.5 * (critical.min() + critical.max()), "R > 1", ha="right", va="center", fontsize=6.5)

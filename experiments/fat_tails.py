@@ -337,7 +337,7 @@ def draw(found):
     for series, (color, line) in zip(shown, looks, strict=False):
         label = rf"$\lambda_{{max}}$ = {series.split()[1]}"
         one = found["P(loss above x)", series]
-        low = np.maximum(one.low, 1e-2 * one.y)  # a band down to nothing has no end on a logarithmic axis
+        low = np.maximum(one.low, 1e-12)  # a band down to nothing has no end on a logarithmic axis
         axes[0, 0].fill_between(one.x, low, one.high, color=color, alpha=0.15, linewidth=0)
         axes[0, 0].plot(one.x, one.y, color=color, ls=line, label=label)
         one = found["Hill exponent over share of losses", series]
@@ -345,6 +345,7 @@ def draw(found):
         axes[0, 1].plot(100.0 * one.x, one.y, color=color, ls=line)
     axes[0, 0].set(xscale="log", yscale="log", xlabel="Loss of a step (log price)", ylabel="P(larger loss)")
     axes[0, 0].set_xlim(3e-3, 2.0)
+    axes[0, 0].set_ylim(0.3 * min(found["P(loss above x)", series].y.min() for series in shown), 2.0)
     axes[0, 0].legend(loc="lower left")
     axes[0, 1].set(xscale="log", xlabel="Worst share of losses (%)", ylabel="Hill exponent", ylim=(0.0, 12.0))
     rows = {name: one for (panel, name), one in found.items() if panel == "statistics"}
