@@ -143,11 +143,31 @@ def test_worlds_with_less_depth_have_more_bad_debt(found):
 
 
 def test_impact_and_recovery_are_switched_off(found):
-    policy, *_ = found
+    policy, _, output = found
     worlds = {name: row[MEAN]["estimate"] for name, row in policy["robustness"]["worlds"].items()}
     base = policy["robustness"]["base"][MEAN]["estimate"]
     assert worlds["impact off"] < base < worlds["recovery off"]
-    assert [row["world"] for row in policy["robustness"]["breaker"]] == ["as tuned", "impact off", "recovery off"]
+    breaker = policy["robustness"]["breaker"]
+    assert [row["world"] for row in breaker] == ["as tuned", "impact off", "recovery off"]
+    assert [row["distance"] for row in breaker[1]["trigger"]["by_distance"]] == pytest.approx(
+        -np.log1p(-policy["parameters"]["breaker.breakers.0.threshold"]) * np.array([0.75, 0.5, 0.25, 0.1]), rel=1e-5
+    )
+    assert "P(hit) from within" in output
+
+
+def hits(level, distances, cells=500):
+    """P(the walk of the config without impact is at or below each level at the end of a step), by quadrature; hits first."""
+    scenario = load(CONFIG)[1].scenario
+    step = float(scenario.market.volatility) * float(scenario.step) ** 0.5
+    found = []
+    for barrier in (level, *(level + distance for distance in distances)):
+        grid = barrier + (np.arange(cells) + 0.5) * (8.0 * step * scenario.steps**0.5 / cells)
+        kernel = stats.norm.pdf(grid[:, None], grid[None, :] - 0.5 * step**2, step) * (grid[1] - grid[0])
+        alive = stats.norm.pdf(grid, -0.5 * step**2, step) * (grid[1] - grid[0])
+        for _ in range(scenario.steps - 1):
+            alive = kernel @ alive
+        found.append(1.0 - alive.sum())
+    return np.array(found)
 
 
 def test_breaker_is_weighed_against_none(keep_precision):
@@ -162,6 +182,19 @@ def test_breaker_is_weighed_against_none(keep_precision):
         assert row.forced.value < 0.0  # who is halted is not closed
     assert off.bad_debt.value >= -3.0 * off.bad_debt.std_error
     assert off.bad_debt.value > 3.0 * off.bad_debt.std_error  # closing later loses more
+    for row in (tuned, off, never):
+        assert row.late_bad_debt.std_error < 0.1 * row.late_bad_debt.value
+        assert row.late_bad_debt.value > row.bad_debt.value  # what a halt adds is owed by whom it holds back
+        assert 0.0 < row.fund_paid.value + row.adl_profit.value <= row.bad_debt.value * (1.0 + 1e-6)  # path by path
+        assert (
+            0.0 < row.trigger.gap.value < row.trigger.overshoot.value
+        )  # the price of a walk does not come back by itself
+        assert row.trigger.reopened.value < row.halts.value
+    walk = hits(np.log(0.97), off.trigger.distances)
+    for one, known in zip((*off.trigger.within, *off.trigger.hit), (*walk[1:], *(walk[0] / walk[1:])), strict=True):
+        assert one.std_error < 0.01
+        assert abs(one.value - known) < 4.0 * one.std_error
+    assert tuned.halts.value > off.halts.value  # forced sales draw the price to the trigger
     assert f"{tuned.halts.value:.1%} of paths are halted" in said[0]
     still = eqx.tree_at(lambda s: s.breaker, scenario, NoBreaker())
     assert weigh(still, Policy({}, np.zeros(1)), Stream("", 0, 1_024), said.append) == ()
