@@ -26,7 +26,8 @@ from .folder import write_arrays, write_json, write_text
 from .impact_task import ImpactTask
 from .impact_task import estimate as estimate_impact
 from .posterior import STATISTICS, speak
-from .run import made_with, use_precision
+from .provenance import made_with
+from .run import use_precision
 from .tables import in_hours, market_table, plain
 
 Report = Callable[[str], None]

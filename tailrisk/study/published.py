@@ -21,7 +21,7 @@ import numpy as np
 
 from .config import CONVERTER, ConfigError, dump, merge, read_toml, structure
 from .observed import Claim, Curves, Row, status
-from .run import commit, made_with
+from .provenance import commit, made_with
 
 CONFIGS = Path("configs") / "figures"  # beside the folder of experiments
 PRECISIONS = {"f32": np.dtype("float32"), "f64": np.dtype("float64")}
