@@ -109,7 +109,7 @@ def checks(found):
         if name in WEIGHTED:
             yield exact(f"{name}: levels refused", 0, found["refused", name].y.sum(), 0.0, "its own checks")
         else:
-            rarest = here.y.min(initial=np.inf)
+            rarest = here.y.min(initial=1.0)
             yield exact(f"{name}: rarest event that is given", REACHED, rarest, 0.0, "its own checks", side=1)
         for x, y, se in zip(here.x, here.y, here.se, strict=True):
             place = np.flatnonzero(base.x == x)
