@@ -7,7 +7,6 @@ device, in the precision of x; NumPy arrays are taken in double precision. `merg
 any number of devices and any order of arrival.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from .._fields import InputError
 from ..simulate import entry_point
-from . import histogram, sums
+from . import histogram, sums, tree
 from .chunk import batch_sizes, device_sums
 from .moments import Moments, centered, empty_moments, merge_moments
 from .moments import total as total_moments
@@ -202,29 +201,18 @@ def _merge_cross(a: Accumulator, b: Accumulator) -> Cross:
     return Cross(mean, a.cross.comoment + b.cross.comoment + apart)
 
 
-Nodes = dict[tuple[int, int], Accumulator]
-"""Finished nodes (height, index) of the canonical tree; node (h, i) joins nodes (h - 1, 2 i) and (h - 1, 2 i + 1)."""
+Nodes = dict[tree.Place, Accumulator]
+"""Finished nodes of the canonical tree of chunks."""
 
 
 def insert(nodes: Nodes, chunk: int, leaf: Accumulator) -> Nodes:
-    """The nodes after one more chunk, which may come in any order; two children are merged as soon as both are there."""
-    nodes, place = dict(nodes), (0, chunk)
-    if place in nodes:
-        raise InputError(f"chunk {chunk} is there already")
-    while (sibling := (place[0], place[1] ^ 1)) in nodes:
-        other = nodes.pop(sibling)
-        leaf = merge(leaf, other) if place[1] < sibling[1] else merge(other, leaf)
-        place = (place[0] + 1, place[1] // 2)
-    nodes[place] = leaf
-    return nodes
+    """The nodes after one more chunk, which may come in any order; see `tree.insert`."""
+    return tree.insert(nodes, (0, chunk), leaf, merge)
 
 
 def total(nodes: Nodes) -> Accumulator:
     """The summary of all chunks so far, in the order of their numbers."""
-    if not nodes:
-        raise InputError("no chunk has been summarized")
-    ordered = [nodes[place] for place in sorted(nodes, key=lambda place: place[1] << place[0])]
-    return functools.reduce(merge, ordered)
+    return tree.total(nodes, merge)
 
 
 class Means(NamedTuple):
