@@ -1,6 +1,5 @@
 """Side-by-side speed benchmarks: the same work by this package and by hand-written rivals, in one run."""
 
-import json
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 import numpy as np
 
 from .._fields import InputError
-from .timing import Contestant, Timing, disagreements, machine, race
+from .timing import Contestant, Timing, disagreements, machine, race, save
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 NAMES = ("ladder", "accounts", "normals")
@@ -64,9 +63,7 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         click.echo(_table(chosen, size, repeats, entry.unit, spent))
         results[chosen] = {"paths": size, "repeats": repeats, "unit": entry.unit}
         results[chosen] |= {who: timing._asdict() for who, timing in spent.items()}
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    save(out, "bench.json", results)
     return 0
 
 

@@ -16,7 +16,8 @@ from ..policy.variables import Row, rows
 from . import baselines, replay, robustness, surface
 from .config import ConfigError
 from .folder import prepare_folder, write_atomic, write_json
-from .run import Study, commit, package_version, resolved
+from .provenance import commit, package_version
+from .run import Study, resolved
 from .stages import Stages
 from .tune import Outcome
 from .venue import OUTCOMES

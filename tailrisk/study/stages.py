@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .config import ConfigError
 from .folder import read_json, write_atomic, write_json
-from .run import made_with
+from .provenance import made_with
 
 _KNOWN = ("tailrisk", "numpy", "jax", "jaxlib", "equinox")  # packages whose types a result is made of
 
