@@ -18,6 +18,7 @@ from .._fields import AnyArray, Bounds, InputError, Real, choice, to_real
 from .._hard import decisive
 from .base import AbstractMargin
 
+_ROUNDING = 1e-9
 _TIER = 'the floor of a margin tier with style = "whole"'
 
 
@@ -35,9 +36,6 @@ def _pad(value: Any) -> Any:
 
 def _table(unit: str, **bounds: float) -> Any:
     return eqx.field(converter=_pad, metadata={"unit": unit, "bounds": Bounds(**bounds)})  # pyright: ignore[reportArgumentType]
-
-
-_ROUNDING = 1e-9  # a search may end where two tiers are equal but for rounding, relative
 
 
 class Brackets(AbstractMargin):
@@ -134,13 +132,14 @@ def _disorder(where: str, floors: np.ndarray, rates: np.ndarray, leverage: np.nd
             "floors",
             f"{where}tier {k + 1} starts at {floors[k + 1]:g} after {floors[k]:g}; sort tiers by rising floor",
         )
-    for k in np.flatnonzero(rates[1:] < (1.0 - _ROUNDING) * rates[:-1])[:1]:
+    # Tiers that a search has made equal may differ by rounding.
+    for k in np.flatnonzero(rates[1:] < rates[:-1] * (1.0 - _ROUNDING))[:1]:
         yield (
             "maintenance_rates",
             f"{where}fall from {rates[k]:g} to {rates[k + 1]:g} at tier {k + 1}, expected rates that never fall; "
             "sort the tiers, rates as fractions",
         )
-    for k in np.flatnonzero(leverage[1:] > (1.0 + _ROUNDING) * leverage[:-1])[:1]:
+    for k in np.flatnonzero(leverage[1:] > leverage[:-1] * (1.0 + _ROUNDING))[:1]:
         yield (
             "max_leverage",
             f"{where}rises from {leverage[k]:g} to {leverage[k + 1]:g} at tier {k + 1}, expected leverage that never "
