@@ -22,7 +22,7 @@ from .. import tails
 from ..tails import Probability
 from .tail_cases import LIMIT_STATES, Static
 
-BUDGET, REPEATS = 20_000, 20
+BUDGET = 20_000
 MANY = 10  # inputs beyond which kernel densities are hopeless
 _BLOCK, _FIRST = 250, 12
 _Z = float(special.ndtri(0.975))
@@ -136,7 +136,7 @@ def contest(case: str, name: str, repeats: int) -> Row:
     return Row(case, name, error, covered, len(given), repeats, used, seconds)
 
 
-def run(repeats: int = REPEATS) -> list[dict[str, Any]]:
+def run(repeats: int) -> list[dict[str, Any]]:
     """Prints a table per case."""
     rows = []
     click.echo(f"\nstatic limit states: about {BUDGET:,} evaluations, tuning included; {repeats} repeats")

@@ -225,7 +225,7 @@ class Direction:
         size = float(np.linalg.norm(drift))
         drift = drift / size if size > 0.0 else np.full(drift.size, drift.size**-0.5)
         direction = np.broadcast_to(drift, (problem.steps, drift.size)) * problem.steps**-0.5
-        aim = tilt.aim._replace(stops=jnp.asarray(False))
+        aim = tilt.aim._replace(stops=jnp.asarray(False), onset=jnp.full_like(tilt.aim.onset, jnp.inf))
         tilts = (eqx.tree_at(lambda t: (t.drift, t.aim), tilt, (jnp.zeros_like(tilt.drift), aim)),)
         if not problem.roles.events and not problem.roles.sizes:
             tilts = ()

@@ -13,7 +13,7 @@ from .measures import Estimate
 from .sums import GROUP
 from .weighted import Ranked, Tail
 
-SECTIONS = 16  # of the batches, for quantiles and shortfalls
+SECTIONS = 16  # of the batches, for ratios
 
 
 def probability(acc: Accumulator, row: int, confidence: float = 0.95, bound: float = 1.0) -> Estimate:
@@ -65,8 +65,8 @@ def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
     if whole or reach > alpha + weighted._z(confidence) * spread:
         floor = float(kept.value[used].min()) if whole else 0.0
         place, groups = kept.place[used], acc.plan.groups
-        ranked = Ranked(kept.value[used], weight, place % SECTIONS, n, floor, place // GROUP % groups, groups)
-        return weighted.tail_from(ranked, level, confidence, SECTIONS)
+        ranked = Ranked(kept.value[used], weight, place % acc.plan.batches, n, floor, place // GROUP % groups, groups)
+        return weighted.tail_from(ranked, level, confidence, acc.plan.batches)
     if not acc.plan.lowest:
         raise InputError(
             f"reservoir = {kept.value.size}: reaches {reach:.2g} of the paths, {alpha:.2g} is wanted; keep more"

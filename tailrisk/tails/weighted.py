@@ -19,7 +19,7 @@ from .moments import Moments, moments_of
 LEAST_HITS = 100.0
 SKEWED = 0.05  # |skewness| / sqrt(paths) beyond which the normal interval of a mean is replaced
 BATCHES = 64  # for the bootstrap of a mean
-SECTIONS = 10  # for quantiles and shortfalls
+SECTIONS = 10  # for ratios
 _ROUNDING = 1e-9
 
 
@@ -129,10 +129,16 @@ def mean_from(moments: Moments, error: float, batch_means: np.ndarray, confidenc
     hits, value = float(moments.effective_hits), float(moments.mean)
     if hits < LEAST_HITS:
         return _refused(few(hits))
-    if abs(float(moments.skewness)) <= SKEWED * np.sqrt(float(moments.count)):
-        half = _z(confidence) * error
-        return Estimate(value, error, value - half, value + half)
-    return Estimate(value, error, *student_interval(batch_means, confidence), note="bootstrap-t")
+    low, high, note = _interval(moments, error, batch_means, confidence)
+    return Estimate(value, error, low, high, note=note)
+
+
+def _interval(moments: Moments, error: float, batch_means: np.ndarray, confidence: float) -> tuple[float, float, str]:
+    """The ends of a mean's interval, and how it was made if not by a normal law."""
+    if abs(float(moments.skewness)) > SKEWED * np.sqrt(float(moments.count)):
+        return *student_interval(batch_means, confidence), "bootstrap-t"
+    half = _z(confidence) * error
+    return float(moments.mean) - half, float(moments.mean) + half, ""
 
 
 def ratio(x: ArrayLike, y: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -173,7 +179,8 @@ def tails(x: ArrayLike, weights: ArrayLike, levels: ArrayLike, confidence: float
     """Value-at-risk and expected shortfall at several levels from one run; each level may be refused alone.
 
     The interval of the quantile inverts P(x >= v) at alpha +- z s, s the standard error of P at the estimate, so it needs no
-    density. That of the shortfall is the larger of the delta method, whose derivative in v vanishes, and ten sections.
+    density. That of the shortfall is the interval of a mean, because the derivative in v vanishes; the larger of it and that of
+    ten sections would hold 97 times of 100 where 95 are asked.
 
     **Source:** Glynn (1996), "Importance sampling for Monte Carlo estimation of quantiles"; Woodruff (1952) for the
     inversion; Rockafellar and Uryasev (2000) for the shortfall.
@@ -184,11 +191,11 @@ def tails(x: ArrayLike, weights: ArrayLike, levels: ArrayLike, confidence: float
         return [Tail(float(q), _refused(wrong), _refused(wrong), 0.0) for q in levels]
     order = np.argsort(-x, kind="stable")
     one = np.zeros(x.size, int)
-    ranked = Ranked(x[order], weight[order], order % SECTIONS, x.size, float(x[order[-1]]), one, 1)
+    ranked = Ranked(x[order], weight[order], order % BATCHES, x.size, float(x[order[-1]]), one, 1)
     return [tail_from(ranked, float(level), confidence) for level in levels]
 
 
-def tail_from(ranked: Ranked, level: float, confidence: float = 0.95, sections: int = SECTIONS) -> Tail:
+def tail_from(ranked: Ranked, level: float, confidence: float = 0.95, sections: int = BATCHES) -> Tail:
     """Both measures at one level from the largest values of a sample."""
     alpha, z = measures._tail(level), _z(confidence)
     x, n = ranked.value, ranked.paths
@@ -226,14 +233,10 @@ def _invert(x: np.ndarray, above: np.ndarray, alpha: float) -> float:
 
 
 def _shortfall(ranked: Ranked, at: Estimate, alpha: float, confidence: float, sections: int) -> Estimate:
+    """The mean of v + w (x - v)+/alpha at the estimated v, in which its derivative vanishes."""
     n, v = ranked.paths, at.value
-    average, error = (part / alpha for part in _mean(ranked, ranked.weight * np.maximum(ranked.value - v, 0.0)))
-    value = v + average
-    parts = []
-    for section in range(sections):
-        mine = ranked.section == section
-        x, w, size = ranked.value[mine], ranked.weight[mine], n / sections
-        own = _invert(x, np.cumsum(w) / size, alpha)
-        parts.append(own + float(w @ np.maximum(x - own, 0.0)) / size / alpha)
-    half = max(_z(confidence) * error, section_half(np.array(parts), value, confidence))
-    return Estimate(value, error, max(value - half, at.low), value + half, note=at.note)
+    y = ranked.weight * np.maximum(ranked.value - v, 0.0) / alpha
+    average, error = _mean(ranked, y)
+    batches = np.bincount(ranked.section, y, sections) * (sections / n)
+    low, high, _ = _interval(moments_of(np.pad(y, (0, n - y.size))), error, batches, confidence)
+    return Estimate(v + average, error, max(v + low, at.low), v + high, note=at.note)
