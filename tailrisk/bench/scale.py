@@ -19,6 +19,7 @@ import click
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from .. import _streams
 from ..book import CrossMixture
@@ -142,10 +143,16 @@ def over_paths(config: Path, most: int, repeats: int) -> dict[str, Any]:
                 about = json.loads((Path(folder) / "run" / "run.json").read_text())
             seconds[size].append(about["processor_seconds"])
             peaks[size].append(about["peak_bytes"])
-    cost = np.array(list(seconds.values()))
-    slope = fit(np.repeat(sizes[-2:], repeats), (cost - cost[0].mean())[-2:].reshape(-1))
-    memory = fit(np.repeat(sizes, repeats), np.array(list(peaks.values())).reshape(-1))
-    return {"size": sizes, "seconds": cost, "bytes": np.array(list(peaks.values())), "time": slope, "memory": memory}
+    return whole_runs(sizes, list(seconds.values()), list(peaks.values()))
+
+
+def whole_runs(sizes: list[int], seconds: list[list[float]], peaks: list[list[int]]) -> dict[str, Any]:
+    """What whole runs took; their time is a + b n, start, compilation and figures being a, so b is fitted and no exponent."""
+    x = np.concatenate([np.full(len(row), size) for size, row in zip(sizes, seconds, strict=True)]).astype(float)
+    y = np.concatenate(seconds)
+    line = stats.linregress(x, y)
+    each = {"per_path": float(line.slope), "std_error": float(line.stderr), "fixed": float(line.intercept)}
+    return {"size": sizes, "seconds": seconds, "bytes": peaks, "time": each, "memory": fit(x, np.concatenate(peaks))}
 
 
 def run(paths: int, repeats: int, out: Path | None) -> int:
