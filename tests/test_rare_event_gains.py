@@ -78,6 +78,7 @@ def test_gains_of_the_reference_cascade():
     both = tails.run(problem, controlled, 24_000, 1)["probability"]
     assert not both.refused, both.reason
     assert both.gain_over_plain() > 1.5e5
+    assert both.gain_over_plain() > 10.0 * feedback.gain_over_plain()
     assert abs(feedback.value - both.value) < 3.5 * np.hypot(feedback.std_error, both.std_error)
 
 
