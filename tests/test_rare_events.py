@@ -92,9 +92,9 @@ def test_splitting_by_trial_steps(fitted):
     assert law.levels[-1] == level
     again = tails.loads(tails.dumps(law))
     assert tails.dumps(again) == tails.dumps(law)
-    agrees(again.run(problem, 10_000, 4)["probability"], jump_walk_referee(level), 0.04)
+    agrees(again.run(problem, 10_000, 4)["probability"], jump_walk_referee(level), 0.1)  # plain paths: 0.8
     plain = law.plain(*ladder(scores, level, MANY))
-    agrees(plain.run(problem, 20_000, 5)["probability"], jump_walk_referee(level), 0.08)
+    agrees(plain.run(problem, 40_000, 5)["probability"], jump_walk_referee(level), 0.25)
 
 
 def test_referee_against_printed_values():

@@ -24,7 +24,7 @@ from jaxtyping import Float, PyTree
 
 from .. import _streams
 from .._streams import Draws, Noise
-from ..simulate import LANES, entry_point, spread, starts
+from ..simulate import entry_point, spread, starts
 from .diagnostics import Diagnosis, Result, Row
 from .one_step import OneStep
 from .problem import AbstractProblem
@@ -113,9 +113,8 @@ def _run_stage(
     one: OneStep, tilts: tuple[Tilt, ...], period: int, steepness: float, keys: Any, places: Places, law: np.ndarray
 ) -> Found:
     size, dtype = places.since.size, one.problem.dtype
-    lanes = min(BATCH, size + -size % LANES)
     order = np.argsort(places.since, kind="stable")  # lanes of one batch start together
-    order = np.concatenate([order, np.full(-size % lanes, order[-1])])
+    order = np.concatenate([order, np.full(-size % BATCH, order[-1])])  # one program for all sizes
 
     def batch(mine: np.ndarray) -> Any:
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf[mine]), places.state)
@@ -124,7 +123,7 @@ def _run_stage(
         drawn = jnp.asarray(law[mine].astype(np.int32))
         return jax.tree.map(np.asarray, _jitted(one, tilts, period, steep, keys, paths, drawn, state, since, bound))
 
-    parts = list(spread(batch, order.reshape(-1, lanes)))
+    parts = list(spread(batch, order.reshape(-1, BATCH)))
     back = np.argsort(order[:size])
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size][back], *parts)
 
