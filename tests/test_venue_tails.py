@@ -188,8 +188,8 @@ def test_a_tail_run_resumes_to_the_same_numbers(tmp_path):
 @pytest.mark.slow
 def test_auto_leaves_what_plain_paths_do_well(tmp_path):
     """The reason is said; with many plain hits no law is tuned at all."""
-    many = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", 'run.estimator="auto"')
-    summary = execute(load(BASE, (*SMALL, *many)), tmp_path / "run")
+    many = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", "market.jumps.rate=20000")
+    summary = execute(load(BASE, (*SMALL, *many, 'run.estimator="auto"')), tmp_path / "run")
     for name in ("tail_50", "exhaustion"):
         assert summary["tail"][name]["estimator"] == "monte_carlo"
         assert "plain paths are beyond it" in summary["tail"][name]["why"]
@@ -200,7 +200,7 @@ def test_auto_leaves_what_plain_paths_do_well(tmp_path):
 @pytest.mark.slow
 def test_splitting_counts_the_fund_alone(tmp_path):
     """By trial steps as by plain paths; value-at-risk is left to these."""
-    few = ("run.paths=8192", "run.split_paths=8192", "run.watch=0", "waterfall.fund=4e7", 'run.estimator="splitting"')
+    few = ("run.paths=8192", "run.split_paths=8192", "run.watch=0", "waterfall.fund=4e8", 'run.estimator="splitting"')
     summary = execute(load(BASE, (*SMALL, *few)), tmp_path / "run")
     assert summary["tail"]["tail_90"]["estimator"] == "monte_carlo"
     assert "gives no value-at-risk" in summary["tail"]["tail_90"]["why"]

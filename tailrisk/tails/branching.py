@@ -158,7 +158,7 @@ class FittedBranching(eqx.Module):
         size = max((paths // count - first) // max(later, 1), 2)
         law = np.tile(np.arange(first) % groups, count)
         law = np.where(law % self.period == self.period - 1, 0, 1 + law // self.period)
-        p, hits, drawn, name = np.zeros(count), 0, 0, "tilted" if self.tilts else "plain"
+        p, square, drawn, name = np.zeros(count), 0.0, 0, "tilted" if self.tilts else "plain"
         state = jax.tree.map(np.asarray, starts(problem, law.size))
         share, lowest = np.full(law.size, 1.0 / first), np.full(law.size, self.levels[0])
         places, tilts = Places(state, np.zeros(law.size, np.uint32), lowest, share), self.tilts
@@ -168,12 +168,13 @@ class FittedBranching(eqx.Module):
             drawn += places.since.size
             if (broken := not_finite(found.mass + found.reach, drawn, self.tuning_paths)) is not None:
                 return broken
-            p = p + (places.weight * found.reach).reshape(count, -1).sum(axis=1)
-            hits += int(np.count_nonzero(found.reach))
+            worth = places.weight * np.asarray(found.reach, float)
+            p, square = p + worth.reshape(count, -1).sum(axis=1), square + float(worth @ worth)
             if stage + 1 == len(self.levels) or not np.any(found.mass > 0.0):
                 break
             places = self._chosen(places, found, size, uniforms_of(seed, f"{name} branches/{stage}", count))
             tilts, law = (), np.zeros(places.since.size, np.int32)
+        hits = int(p.sum() ** 2 / square) if square > 0.0 else 0
         result = replicated(p, hits, drawn, self.tuning_paths, confidence)["probability"]
         diagnosis = Diagnosis((*result.diagnosis.rows, *self.checks))
         return {"probability": dataclasses.replace(result, diagnosis=diagnosis)}
@@ -190,7 +191,9 @@ class FittedBranching(eqx.Module):
         flat = np.minimum(np.stack(chosen), mass.shape[1] - 1) + mass.shape[1] * np.arange(uniforms.size)[:, None]
         flat = flat.reshape(-1)
         score = np.asarray(found.score, float)[flat]
-        levels, share = np.asarray(self.levels), np.repeat(total / size, size)
+        # as the paths see them: a score that is just a level has passed it
+        levels = np.asarray(self.levels, found.score.dtype).astype(float)
+        share = np.repeat(total / size, size)
         weight = np.where(share > 0.0, share / np.maximum(score / levels[-1], 1e-30) ** self.steepness, 0.0)
         bound = levels[np.minimum(np.searchsorted(levels, score, side="right"), levels.size - 1)]
         return Places(jax.tree.map(lambda leaf: leaf[flat], found.kept), found.since[flat], bound, weight)
