@@ -26,6 +26,11 @@ PRICE = 100.0
 NAMES = ("none", "slow", "fast")
 NAMED = {"none": "no", "slow": "slow", "fast": "fast"}
 ROWS = {"bad debt": "bad_debt", "forced volume": "forced_notional"}
+NEVER = {
+    "numbers that differ under an infinite trigger": "a halt that never trips is none, bit for bit",
+    "paths halted at the end": "the horizon is past the last reopening",
+}
+LATER = "without recovery a later fill has the same impact and, by Jensen, no smaller mean deficit"
 LAW = "optional sampling: later closing never lowers the mean deficit of a martingale"
 
 
@@ -222,7 +227,7 @@ def best(found, name):
 def checks(found):
     """The limits; no recovery: no halt helps; fast recovery: the best halt is inside; a tight and long one costs."""
     for name in ("numbers that differ under an infinite trigger", "paths halted at the end"):
-        yield exact(name, 0.0, found["limits", name].y[0], 0.0, "specification, F7")
+        yield exact(name, 0.0, found["limits", name].y[0], 0.0, NEVER[name])
     tripped = found["limits", "paths with a halt"].y[0]
     yield exact("paths with a halt", 0.25, tripped, 0.0, "or the check of the end would see none", side=-1)
     share = found["limits", "largest step over the throttle's cap"].y[0]
@@ -236,7 +241,7 @@ def checks(found):
             1.0,
             value,
             error[i, j],
-            "specification, F7",
+            LATER,
             most=0.1,
             side=-1,
         )
@@ -250,13 +255,22 @@ def checks(found):
         side=-1,
     )
     outside = float(trigger in (triggers[0], triggers[-1]))
-    yield exact("fast recovery, best trigger at the edge", 0.0, outside, 0.0, "specification, F7: an interior minimum")
+    yield exact(
+        "fast recovery, best trigger at the edge", 0.0, outside, 0.0, "tighter, noise trips it; wider, nothing does"
+    )
     for name in NAMES:
         for row, sign in (("bad debt", 1.0), ("forced volume", -1.0)):
             _, _, ratio, error = surface(found, f"{row}, {name} recovery")
             size = sign * (ratio[-1, 0] - 1.0) / error[-1, 0]
             said = "more bad debt" if sign > 0.0 else "fewer sales"
-            yield exact(f"{name} recovery, tight and long: {said}", 3.0, size, 0.0, "3 standard errors; F7", side=-1)
+            yield exact(
+                f"{name} recovery, tight and long: {said}",
+                3.0,
+                size,
+                0.0,
+                "orders wait while equity goes on moving",
+                side=-1,
+            )
 
 
 def draw(found):

@@ -11,8 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullFormatter
+from scipy import special
 
 from tailrisk import feedback, fragility, impact, liquidation, margin, waterfall
 from tailrisk._fields import Real, count, real
@@ -26,11 +28,15 @@ from tailrisk.simulate import outcomes
 from tailrisk.study.observed import curve, exact
 from tailrisk.study.published import Setting
 
-SPEC = "specification, F5"
-GAINS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)  # of the cells that the engine repeats
-JUMPS = (0.02, 0.05, 0.1, 0.2)  # a, of the cells under square-root impact
+LINEAR = "D = x + k g D"
+ROOT = "D = x + a sqrt(D), a = Y sigma sqrt(g / V); law of impact as in Bouchaud, Farmer, Lillo (2009)"
+SEARCH = "the same book by a search in its thresholds (tailrisk/fragility.py), to rounding"
+JUMPS = (0.02, 0.05, 0.1, 0.2)  # a = Y sigma sqrt(g / V), of the curves of the inset
+COARSE = 8  # cells that the engine repeats, in each direction of a map
 CORE = 1e-18
 MAINTENANCE = 0.005
+GONE = 5.0  # fall of log price that counts as running away
+SHARP = 1e-7  # log price, to which the engine's jump is found
 BLOCK = 16_384  # paths at a time
 RANDOM = 0.5  # spread of the logarithm of the random falls
 
@@ -45,7 +51,6 @@ class Config(eqx.Module):
     root_strength: Real = real(unit="log price", above=0.0)  # the same under the square root
     paths: int = count(least=8)  # of a cell that the engine repeats
     accounts: int = count(least=100)
-    width: Real = real(unit="log price", above=0.0)  # of the engine's even book
     crowd_share: Real = real(unit="1", least=0.0, most=1.0)
     crowd_level: Real = real(unit="log price", above=0.0)
     crowd_width: Real = real(unit="log price", above=0.0)
@@ -135,7 +140,7 @@ def fixed_points(make, strength, density, shock):
 
     def one(k, g, x):
         def drop(k):
-            found = feedback.fixed_point(fall, (k, g), x)
+            found = feedback.fixed_point(fall, (k, g), x, most=GONE)
             return found.drop, found
 
         slope, found = jax.jacfwd(drop, has_aux=True)(k)
@@ -181,31 +186,49 @@ def falls(system, seed, paths):
 
 
 def engine(config, setting):
-    """Cells of both maps by the engine with random falls, against the diagnostics of the same book."""
-    n, width = config.accounts, float(config.width)
-    levels, found = -width * np.arange(n) / n, {}
-    for name, make, strengths in (("linear", linear, GAINS), ("square root", root, JUMPS)):
-        apart, ratios, errors = [], [], []
-        for strength in strengths:
-            # an even book of one unit over the width has density 1/width
-            law = make(strength * (width if name == "linear" else width**0.5))
-            system = with_fall(venue(levels, law, setting.dtype), float(config.shock) / 2.0, RANDOM)
-            news, drop = falls(system, setting.seed, np.arange(config.paths))
-            told = fragility.shock_to_drop(jnp.asarray(levels), jnp.full(n, 1.0 / n), law, jnp.asarray(news))
-            apart.append(np.abs(drop - np.asarray(told.drop)).max())
-            ratios.append(drop.mean() / news.mean())
-            errors.append((drop - ratios[-1] * news).std(ddof=1) / news.mean() / np.sqrt(news.size))
-        found[f"engine, {name}: fall over shock", "random falls"] = curve(
-            strengths, ratios, errors, unit="1", paths=config.paths
-        )
-        found[f"engine, {name}: largest distance to the diagnostics", "random falls"] = curve(
-            strengths, apart, unit="log price", paths=config.paths
-        )
-    system = with_fall(venue(levels, linear(1.1 * width), setting.dtype), float(config.shock))
+    """A coarse part of both maps by the engine with random falls, against the diagnostics and closed bounds of its book."""
+    n, step, found = config.accounts, max(1, config.cells // COARSE), {}
+    density = spaced(config.density, config.cells)[::step]
+    maps = ("linear", linear, config.strength, linear_bound), ("square root", root, config.root_strength, root_bound)
+    for name, make, ends, bound in maps:
+        for k in spaced(ends, config.cells)[::step]:
+            rows = []
+            for g in density:
+                levels = -(np.arange(n) + 0.5) / (n * g)  # an even book of one unit over the width 1/g
+                system = with_fall(venue(levels, make(k), setting.dtype), float(config.shock) / 2.0, RANDOM)
+                news, drop = falls(system, setting.seed, np.arange(config.paths))
+                told = fragility.shock_to_drop(jnp.asarray(levels), jnp.full(n, 1.0 / n), make(k), jnp.asarray(news))
+                below, above = (bound(news, k, g, error / n) for error in (-0.5, 0.5))  # counting whole accounts
+                mean = drop.mean() / news.mean()
+                spread = (drop - mean * news).std(ddof=1) / news.mean() / np.sqrt(news.size)
+                outside = max(np.max(below - drop), np.max(drop - above), 0.0)
+                rows.append((mean, spread, np.abs(drop - np.asarray(told.drop)).max(), outside))
+            ratio, spread, apart, outside = np.array(rows).T
+            series, size = f"k = {k:g}", {"paths": config.paths}
+            found[f"engine, {name}: fall over shock", series] = curve(density, ratio, spread, unit="1", **size)
+            for label, values in (("distance to the diagnostics", apart), ("distance to the bounds", outside)):
+                found[f"engine, {name}: largest {label}", series] = curve(density, values, unit="log price", **size)
+        setting.report(f"engine, {name}: {density.size} x {density.size} cells, {config.paths} paths each")
+    levels = -(np.arange(n) + 0.5) / n
+    system = with_fall(venue(levels, linear(1.1), setting.dtype), float(config.shock))
     end, _ = outcomes(system, setting.seed, np.arange(1))
     found["engine, runaway", "share of the book sold at kg = 1.1"] = curve(1.1, end["liquidated_share"], unit="1")
-    found["engine, linear: bucket", "impact of one account at kg = 0.5"] = curve(0.5, 0.5 * width / n, unit="log price")
     return found
+
+
+def linear_bound(x, k, g, error):
+    """Smallest D = x + k min(g D + error, 1), at most all is sold and at least nothing."""
+    whole = x + k
+    if k * g >= 1.0:
+        return np.where(g * x + error > 0.0, whole, x)
+    return np.where(g * x + error > 0.0, np.minimum((x + k * error) / (1.0 - k * g), whole), x)
+
+
+def root_bound(x, k, g, error):
+    """Smallest D = x + k sqrt(min(g D + error, 1)): with u = g D + error, u - g k sqrt(u) = g x + error."""
+    start = np.maximum(g * x + error, 0.0)
+    u = (0.5 * (g * k + np.sqrt((g * k) ** 2 + 4.0 * start))) ** 2
+    return np.where(start > 0.0, np.minimum((u - error) / g, x + k), x)
 
 
 def crowd(config, setting):
@@ -223,6 +246,7 @@ def crowd(config, setting):
     told = fragility.shock_to_drop(*given, jnp.asarray(shocks))
     grid = -np.linspace(0.0, 2.0 * top, 801)
     band = 0.5 * float(config.crowd_width)
+    jumps, blur = fold(config, grid[0] - grid[1], band)
     number = np.asarray(fragility.branching_map(*given, jnp.asarray(grid), bandwidth=band))
     edge = fragility.distance_to_criticality(*given, jnp.asarray(grid), bandwidth=band)
     system, paths = venue(levels, law, setting.dtype), np.arange(1)
@@ -236,7 +260,7 @@ def crowd(config, setting):
     jump = np.argmax(np.diff(np.asarray(told.drop)))
     low, high = shocks[jump], shocks[jump + 1]
     level = 0.5 * float(told.drop[jump] + told.drop[jump + 1])
-    while high - low > 1e-7:
+    while high - low > SHARP:
         middle = 0.5 * (low + high)
         low, high = (low, middle) if fall(middle) > level else (middle, high)
     drops = np.linspace(0.0, 2.0 * top, 400)
@@ -249,8 +273,27 @@ def crowd(config, setting):
         ("crowd: branching number", "R"): curve(-grid, number, unit="1"),
         ("crowd: jump", "engine"): curve(0.0, high, unit="log price", paths=1),
         ("crowd: jump", "diagnostics"): curve(0.0, edge.distance, unit="log price"),
-        ("crowd: jump", "bucket"): curve(0.0, float(config.crowd_impact) / n + np.diff(depth).min(), unit="log price"),
+        ("crowd: jump", "closed form"): curve(0.0, jumps, unit="log price"),
+        ("crowd: jump", "impact of an account"): curve(0.0, float(config.crowd_impact) / n, unit="log price"),
+        ("crowd: jump", "error of the zone"): curve(0.0, blur, unit="log price"),
     }
+
+
+def fold(config, spacing, band):
+    """Shock at which a smooth book with the crowd jumps, and how far below it a blurred zone puts the jump.
+
+    The jump is the first maximum of x(D) = D - k F(D), where k f(D) = 1 for the density f = F', an even one plus a normal
+    crowd. A box of width b shifts that D by b^2 f'' / (24 f'), counting n accounts in it by 2 / (n b f'), a grid by its spacing
+    and accounts by k / n. A zone that starts too early by d misses the maximum by k f' d^2 / 2.
+    """
+    k, n, share = float(config.crowd_impact), config.accounts, float(config.crowd_share)
+    center, width = float(config.crowd_level), float(config.crowd_width)
+    even = (1.0 - share) / (4.0 * float(config.most_shock))
+    crowded = 1.0 / k - even  # density of the crowd at the fold
+    z = -np.sqrt(-2.0 * np.log(crowded * width * np.sqrt(2.0 * np.pi) / share))
+    drop, slope, bend = center + width * z, -crowded * z / width, crowded * (z * z - 1.0) / width**2
+    early = spacing + band**2 * abs(bend) / (24.0 * slope) + 2.0 / (n * band * slope) + k / n
+    return drop - k * (even * drop + share * special.ndtr(z)), 0.5 * k * slope * early**2
 
 
 def grid(found, panel):
@@ -264,42 +307,47 @@ def checks(found):
     """Closed forms of both maps, their derivative, the status, the engine, and the jump."""
     g, k, ratio = grid(found, "linear: fall over shock")
     runaway, slope = (grid(found, f"linear: {name}")[2] for name in ("runaway", "derivative in k"))
-    gain = k[:, None] * g[None, :]
-    below = gain < 1.0
-    yield exact("linear: D/x against 1/(1 - kg), relative", 0.0, apart(ratio, 1.0 / (1.0 - gain), below), 1e-5, SPEC)
-    x = found["shock of the maps", "x"].y[0]
+    gain, x = k[:, None] * g[None, :], found["shock of the maps", "x"].y[0]
+    below = x < GONE * (1.0 - gain)
+    yield exact("linear: D/x against 1/(1 - kg), relative", 0.0, apart(ratio, 1.0 / (1.0 - gain), below), 1e-5, LINEAR)
     law = g[None, :] * x / (1.0 - gain) ** 2
-    yield exact("linear: derivative in k against g x / (1 - kg)^2, relative", 0.0, apart(slope, law, below), 1e-5, SPEC)
+    yield exact(
+        "linear: derivative in k against g x / (1 - kg)^2, relative", 0.0, apart(slope, law, below), 1e-5, LINEAR
+    )
     wrong = float(np.sum(runaway.astype(bool) == below))
-    yield exact("linear: cells whose status is not runaway from kg = 1 on", 0.0, wrong, 0.0, SPEC)
+    label = f"linear: cells whose status is not runaway from kg = 1, or D = {GONE:g}, on"
+    yield exact(label, 0.0, wrong, 0.0, LINEAR)
     odd = float(np.sum(~np.isfinite(ratio)) + np.sum(~np.isfinite(slope)))
-    yield exact("linear: numbers that are not finite", 0.0, odd, 0.0, SPEC)
+    yield exact("linear: numbers that are not finite", 0.0, odd, 0.0, LINEAR)
     yield exact("linear: share of cells beyond the boundary", 0.1, np.mean(~below), 0.0, "or nothing is seen", side=-1)
     g, k, ratio = grid(found, "square root: fall over shock")
     law = np.asarray(feedback.square_root_feedback(x, jnp.asarray(k[:, None] * np.sqrt(g)[None, :]))) / x
-    yield exact("square root: D/x against the closed form, relative", 0.0, apart(ratio, law), 1e-5, SPEC)
+    yield exact("square root: D/x against the closed form, relative", 0.0, apart(ratio, law), 1e-5, ROOT)
     unsafe = grid(found, "square root: runaway")[2].sum()
     yield exact("square root: cells that run away", 0.0, unsafe, 0.0, "R is at most 1/2 at the fixed point")
     for name, one in ((s, one) for (panel, s), one in found.items() if panel == "square root: fall against shock"):
         a = float(name.removeprefix("a = "))
         closed = np.asarray(feedback.square_root_feedback(jnp.asarray(one.x), a))
-        yield exact(f"square root, {name}: closed form, relative", 0.0, apart(one.y, closed), 1e-5, SPEC)
-        yield exact(f"square root, {name}: limit a^2 of no shock", a * a, one.y[0], 1e-4 * a * a, SPEC)
+        yield exact(f"square root, {name}: closed form, relative", 0.0, apart(one.y, closed), 1e-5, ROOT)
+        yield exact(f"square root, {name}: limit a^2 of no shock", a * a, one.y[0], 1e-4 * a * a, ROOT)
     for name in ("linear", "square root"):
-        far = found[f"engine, {name}: largest distance to the diagnostics", "random falls"]
-        yield exact(f"engine, {name}: largest distance to the diagnostics", 0.0, far.y.max(), 1e-6, SPEC)
-    near = found["engine, linear: fall over shock", "random falls"]
-    off = np.max(np.abs(near.y * (1.0 - near.x) - 1.0))
-    yield exact("engine, linear: D/x against 1/(1 - kg), relative", 0.0, off, 5e-3, "closed form; a book of accounts")
+        for label, said in (("diagnostics", SEARCH), ("bounds", "closed forms, half an account more or less")):
+            far = grid(found, f"engine, {name}: largest distance to the {label}")[2].max()
+            yield exact(f"engine, {name}: largest distance to the {label}", 0.0, far, 1e-9, said)
     sold = found["engine, runaway", "share of the book sold at kg = 1.1"].y[0]
     yield exact("engine: share of the book sold at kg = 1.1", 1.0, sold, 1e-9, "everything, and a finite fall")
-    ours, told = (found["crowd: jump", name].y[0] for name in ("engine", "diagnostics"))
-    yield exact("crowd: shock at the jump", told, ours, max(found["crowd: jump", "bucket"].y[0], 1e-4), SPEC)
+    ours, told, law, bucket, blur = (
+        found["crowd: jump", name].y[0]
+        for name in ("engine", "diagnostics", "closed form", "impact of an account", "error of the zone")
+    )
+    yield exact("crowd: shock at the jump", law, ours, bucket + SHARP, "closed form, to the impact of an account")
+    said = "a zone that starts early by d misses the maximum of D - k F(D) by k f' d^2 / 2"
+    yield exact("crowd: distance to criticality", ours, told, blur + SHARP, said)
     engine_, curve_ = (found["crowd: fall against shock", name] for name in ("engine", "diagnostics"))
     same = np.abs(engine_.y - curve_.y[np.searchsorted(curve_.x, engine_.x - 1e-12)])
-    yield exact("crowd: engine against diagnostics", 0.0, same.max(), 1e-6, SPEC)
+    yield exact("crowd: engine against diagnostics", 0.0, same.max(), 1e-9, SEARCH)
     leap = np.diff(curve_.y).max() / np.diff(curve_.x).max()
-    yield exact("crowd: steepest rise of the fall", 20.0, leap, 0.0, "specification, F5: a jump", side=-1)
+    yield exact("crowd: steepest rise of the fall", 20.0, leap, 0.0, "a jump", side=-1)
 
 
 def apart(values, law, where=True):
@@ -308,7 +356,7 @@ def apart(values, law, where=True):
 
 
 def draw(found):
-    """Two maps of the amplification with the boundary kg = 1, and the fold of a crowded book."""
+    """Two maps of the amplification, dots where the engine repeats them, the boundary kg = 1; the fold of a crowded book."""
     figure, axes = style.new_page(1, 3, height=2.6, width_ratios=[1.2, 1.2, 1.0])
     marks = (("linear", "Impact k (log price)", "(a) linear impact"),)
     marks += (("square root", r"Impact $Y\sigma / \sqrt{V}$ (log price)", "(b) square-root impact"),)
@@ -324,6 +372,8 @@ def draw(found):
             ax.plot(g, 1.0 / g, color=style.VERMILION)
             ax.text(0.96, 0.93, "runaway", transform=ax.transAxes, ha="right", va="top", fontsize=7)
             ax.text(2.2, 0.24, "kg = 1", color="white", fontsize=7, ha="right")
+        at, strength, _ = grid(found, f"engine, {name}: fall over shock")
+        ax.plot(*(part.ravel() for part in np.meshgrid(at, strength)), ".", ms=1.2, color="white", alpha=0.5)
         ax.set(xscale="log", yscale="log", xlabel="Open interest per log price", ylabel=label, title=title)
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(g[0], g[-1])
@@ -333,7 +383,7 @@ def draw(found):
     for (panel, _), one in found.items():
         if panel == "square root: fall against shock":
             inset.loglog(one.x, one.y, color=style.SKY, lw=0.9)
-    inset.set_facecolor("none")
+    inset.set_facecolor(colormaps["viridis"](0.03))
     inset.set_title("fall over shock:\nlevels off at $a^2$", color="white", fontsize=6)
     inset.tick_params(labelsize=5.5, colors="white", which="both")
     inset.spines[:].set_color("white")
@@ -347,8 +397,8 @@ def draw(found):
     right.plot(100.0 * told.x, 100.0 * told.y, color=style.BLUE, label="diagnostics")
     right.plot(100.0 * ours.x, 100.0 * ours.y, "o", ms=2.6, color=style.VERMILION, label="engine")
     top = 100.0 * told.x[-1]
-    right.set(xlim=(0.0, top), ylim=(0.0, 2.0 * top), title="(c) a crowd of thresholds")
-    right.set(xlabel="Outside fall x (% of log price)", ylabel="Total fall D (% of log price)")
+    right.set(xlim=(0.0, top), ylim=(0.0, 2.0 * top), title="(c) a crowd")
+    right.set(xlabel="Outside fall x (% log price)", ylabel="Total fall D (% log price)")
     critical = 100.0 * number.x[number.y >= 1.0]
     right.axhspan(critical.min(), critical.max(), color=style.ORANGE, alpha=0.25, lw=0)
     right.text(0.97 * top, 0.5 * (critical.min() + critical.max()), "R > 1", ha="right", va="center", fontsize=6.5)

@@ -24,7 +24,7 @@ RULES = {
     "the same, importance sampling": (style.BLACK, (0, (3, 1.5))),
 }
 PLAIN, BOUND, WEIGHTED = RULES
-REFERENCE = "specification, 200 replications of this problem"
+REFERENCE = "another implementation of this problem, 200 replications"
 REPLICATIONS = 200  # of the reference
 EXPECTED = {PLAIN: ((0.92, 1.00, 1.08), 0.51), BOUND: ((0.85, 0.92, 1.00), 0.07)}
 SIZE = 100_000  # of the samples of the reference

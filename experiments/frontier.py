@@ -182,7 +182,7 @@ def checks(found):
                 if np.isclose(printed, target):
                     digits = (5e-8, (5e-5 if printed > 1e-5 else 5e-4))[place]
                     yield exact(
-                        f"formula, {panel}, target {target:g}", numbers[place], value, digits, "specification, F1"
+                        f"formula, {panel}, target {target:g}", numbers[place], value, digits, f"digits of {FORM}"
                     )
     for target, certified, refused in zip(*found["certified", TUNED][:2], found["refused", TUNED].y, strict=True):
         why = "the certificate was refused: too few losses" if refused else ""
@@ -194,13 +194,20 @@ def checks(found):
                 0.0,
                 apart,
                 error,
-                "specification, F1",
+                "an optimum is below every rule that meets the same limit",
                 most=1e-3,
                 side=1,
             )
     prices = found["front shadow price", TUNED].y
     least = (prices[1:] / prices[:-1]).min()
-    yield exact("least rise of the shadow price from target to target", 1.0, least, 0.0, "specification, F1", side=-1)
+    yield exact(
+        "least rise of the shadow price from target to target",
+        1.0,
+        least,
+        0.0,
+        "as without a cascade, where E[(L - m)+] is convex in m",
+        side=-1,
+    )
 
 
 def draw(found):

@@ -284,7 +284,13 @@ def checks(found):
     for (name, (value, tolerance)), got in zip(
         PRINTED.items(), (found["truth", "value"], found["truth", "slope"]), strict=True
     ):
-        yield exact(f"K1, {name}", value, got.y[0], tolerance, "specification, reference case K1")
+        yield exact(
+            f"K1, {name}",
+            value,
+            got.y[0],
+            tolerance,
+            "first passage by reflection times the put of Black (1976), evaluated elsewhere",
+        )
     yield exact(
         "truth of case (i)", found["truth", "breach"].y[0], found[LOSS, "pathwise, stated"].y[0], 1e-12, "-P(L > m)"
     )

@@ -203,12 +203,22 @@ def checks(found):
     for low, high, name in zip(ratios[:-1], ratios[1:], names[1:], strict=True):
         gain = np.min((high.y - low.y) / np.hypot(low.se, high.se))
         yield exact(
-            f"{name}: least rise over the weaker cascade, standard errors", 3.0, gain, 0.0, "specification, F8", side=-1
+            f"{name}: least rise over the weaker cascade, standard errors",
+            3.0,
+            gain,
+            0.0,
+            "further sales on the way down",
+            side=-1,
         )
         # one run gives all distances, so the difference of two is no noisier than if they were independent
         rise = np.min(np.diff(high.y) / np.hypot(high.se[1:], high.se[:-1]))
         yield exact(
-            f"{name}: least rise with the distance, standard errors", 3.0, rise, 0.0, "specification, F8", side=-1
+            f"{name}: least rise with the distance, standard errors",
+            3.0,
+            rise,
+            0.0,
+            "more thresholds on a longer way",
+            side=-1,
         )
         limit = found["limit of short steps", name]
         over = np.max((high.y - limit.y) / high.se)

@@ -168,6 +168,9 @@ def grid(found, panel):
     return next(iter(rows.values())).x, margins, np.array([one.y for one in rows.values()]), list(rows.values())
 
 
+SIGN = "a sale saves its own account and sets off R others: R < 1 helps in all, R > 1 hurts"
+
+
 def checks(found):
     """No impact: never positive. Signs about R = 0.4 and from 2.5 on. Differences. Accounts."""
     _, margins, slope, rows = grid(found, "slope")
@@ -181,10 +184,12 @@ def checks(found):
     for label, columns, sign in (("about 0.4", weak, -1.0), ("2.5 and more", strong, 1.0)):
         # cells share their noise, so their errors add up at worst
         size = sign * slope[:, columns].mean() / error[:, columns].mean()
-        yield exact(f"sign where R is {label}, in standard errors", 3.0, size, 0.0, "specification, F6", side=-1)
+        yield exact(f"sign where R is {label}, in standard errors", 3.0, size, 0.0, SIGN, side=-1)
     near = found["accounts", "distance to the ladder"]
     rate = np.polyfit(np.log(near.x), np.log(near.y), 1)[0]
-    yield exact("accounts approach the ladder, exponent", -1.0, rate, 0.15, "specification, F6: like 1/K")
+    yield exact(
+        "accounts approach the ladder, exponent", -1.0, rate, 0.15, "cells of an even book of K accounts have width 1/K"
+    )
 
 
 def edges(x):

@@ -23,7 +23,7 @@ from tailrisk.study.published import Setting
 LOOKS = ((style.SKY, "o"), (style.GREEN, "s"), (style.BLUE, "^"), (style.VERMILION, "D"), (style.BLACK, "v"))
 TAIL = (10, 1_000)  # sizes between which the exponent is fitted
 LAW = "Borel (1942), total progeny of a Poisson branching process"
-QUOTED = {"mean": 3.3333, "variance": 25.926, "P(1)": 0.496585}  # at R = 0.7, of the specification
+QUOTED = {"mean": 3.3333, "variance": 25.926, "P(1)": 0.496585}  # at R = 0.7: 1/(1 - R), R/(1 - R)^3, e^-R by hand
 BINS = np.array([*range(1, 13), 15, 19, 24, 31, 40, 51, 65, 83, 106, 135, 172, 219, 279, 355, 452, 576, 734, 1001])
 
 
@@ -128,14 +128,20 @@ def checks(found):
                         QUOTED[label],
                         closed[k],
                         1e-4 * closed[k],
-                        "specification, F4",
+                        "by hand",
                     )
             elif panel.startswith("share"):
                 closed = float(borel(0.7)[0])
                 yield sampled(f"{name}, P(1)", closed, one.y[0], one.se[0], LAW, most=5e-3)
-                yield exact(f"{name}, P(1) by the formula", QUOTED["P(1)"], closed, 1e-6, "specification, F4")
+                yield exact(f"{name}, P(1) by the formula", QUOTED["P(1)"], closed, 1e-6, "by hand")
         if panel == "exponent of the tail":
-            yield exact(f"{name}, exponent over sizes 10 to 1000", 1.5, one.y[0], 0.05, "specification, F4")
+            yield exact(
+                f"{name}, exponent over sizes 10 to 1000",
+                1.5,
+                one.y[0],
+                0.05,
+                "n^(-3/2) by Stirling's formula in the Borel law",
+            )
             yield sampled(f"{name}, exponent within its error", fitted(), one.y[0], one.se[0], LAW, most=0.02)
 
 

@@ -11,7 +11,7 @@ from tailrisk import tails
 from tailrisk._fields import Real, cast, count, real
 from tailrisk.bench.tail_cases import JumpCascade, jump_walk_referee
 from tailrisk.figures import style
-from tailrisk.study.observed import curve, sampled
+from tailrisk.study.observed import curve, exact, sampled
 from tailrisk.study.published import Setting
 from tailrisk.tails import CrossEntropy, Direction, Plain, Probability, Stratified
 
@@ -23,6 +23,7 @@ LOOKS = {
     PLAIN: (style.GRAY, "x"),
 }
 CASCADE, WALK, RATIO = "cascade", "no impact", "ratio"
+CURVES = 5  # that are sampled, each from noise of its own, so that their agreement says something
 PRECISE = 0.06  # largest relative standard error of an estimate that is checked
 
 
@@ -38,11 +39,11 @@ class Config(eqx.Module):
     beyond: Real = real(unit="1", above=0.0)  # mass of numbers of jumps that no stratum has
 
 
-def exceedance(problem, levels, method, paths, setting, name):
-    """A curve of P(peak depth >= level), a fit and a run for every level."""
+def exceedance(problem, levels, method, paths, setting, name, number):
+    """A curve of P(peak depth >= level), a fit and a run for every level; curves of other numbers share no noise."""
     rows = []
     for place, level in enumerate(np.asarray(levels, float)):
-        target, seed = Probability(float(level)), 1_000 * setting.seed + place  # no two levels share noise
+        target, seed = Probability(float(level)), 1_000 * (CURVES * setting.seed + number) + place  # nor do levels
         result = tails.run(problem, tails.fit(problem, target, method, seed), paths, seed)["probability"]
         rows.append((np.nan,) * 4 if result.refused else (result.value, result.std_error, *result.interval))
         setting.report(f"{name} at {level:g}: " + (result.reason if result.refused else f"{result.value:.3g}"))
@@ -63,16 +64,16 @@ def main(config: Config, setting: Setting):
         STRATA: (strata, config.paths),
     }
     found = {}
-    for name, (method, paths) in methods.items():
-        found[CASCADE, name] = exceedance(cascade, config.levels, method, paths, setting, name)
-    plain = exceedance(cascade, config.levels[:3], Plain(), config.plain, setting, PLAIN)
+    for number, (name, (method, paths)) in enumerate(methods.items()):
+        found[CASCADE, name] = exceedance(cascade, config.levels, method, paths, setting, name, number)
+    plain = exceedance(cascade, config.levels[:3], Plain(), config.plain, setting, PLAIN, 3)
     seen = np.isfinite(plain.y)
     found[CASCADE, PLAIN] = plain._replace(
         **{k: getattr(plain, k)[seen] for k in ("x", "y", "se", "low", "high", "paths")}
     )
-    found[WALK, TILT] = exceedance(walk, config.walk_levels, tilt, config.paths, setting, f"{TILT}, no impact")
-    exact = [jump_walk_referee(float(level)) for level in config.walk_levels]
-    found[WALK, "density"] = curve(config.walk_levels, exact, unit="1")
+    found[WALK, TILT] = exceedance(walk, config.walk_levels, tilt, config.paths, setting, f"{TILT}, no impact", 4)
+    density = [jump_walk_referee(float(level)) for level in config.walk_levels]
+    found[WALK, "density"] = curve(config.walk_levels, density, unit="1")
     fine = np.linspace(np.min(config.walk_levels), np.max(config.walk_levels), 15)
     found[WALK, "line"] = curve(fine, [jump_walk_referee(float(level)) for level in fine], unit="1")
     base = found[CASCADE, TILT]
@@ -86,8 +87,11 @@ def main(config: Config, setting: Setting):
 def checks(found):
     """The three agree at every level, plain paths where there are enough; the walk without impact against its density."""
     base = found[CASCADE, TILT]
+    none = curve([], [], [], unit="1")
+    plain = found.get((CASCADE, PLAIN), none).x.size
+    yield exact("levels that plain paths give", 1, plain, 0.0, "the commonest one at least", side=-1)
     for name in (DIRECTION, STRATA, PLAIN):
-        here = found[CASCADE, name]
+        here = found.get((CASCADE, name), none)
         for x, y, se in zip(here.x, here.y, here.se, strict=True):
             place = int(np.flatnonzero(base.x == x)[0])
             error, wanted = np.hypot(se, base.se[place]), base.y[place]
@@ -107,6 +111,8 @@ def draw(found):
     top.fill_between(base.x, base.low, base.high, color=style.BLUE, alpha=0.25, linewidth=0)
     offset = {TILT: 0.0, DIRECTION: -0.003, STRATA: 0.003, PLAIN: 0.0}
     for name, (color, marker) in LOOKS.items():
+        if (CASCADE, name) not in found:
+            continue  # plain paths, all refused
         here = found[CASCADE, name]
         top.errorbar(
             here.x, here.y, _bars(here), fmt=marker, ms=3.2, color=color, linewidth=0.8,

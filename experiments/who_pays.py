@@ -2,9 +2,9 @@
 
 Winners with random profits, leverage and size meet a deficit through the waterfall of the engine: fund, then deleveraging, then
 the venue. What deleveraging must raise is split by the engine's allocations; a position is closed in the share of its profit that
-is taken. Three units are kept apart throughout: contracts closed,
-notional closed, and profit taken; they are never added or netted. The last row shows published aggregates of 10 October 2025,
-which are no calibration target. Populations are synthetic.
+is taken. Three units are kept apart throughout: contracts closed, notional closed, and profit taken; they are never added or
+netted. The last row shows published aggregates of 10 October 2025, which are no calibration target and are checked against
+nothing. Populations are synthetic.
 """
 
 from typing import Any
@@ -12,18 +12,23 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from tailrisk._fields import Real, count, real
 from tailrisk._streams import Draws, Noise
 from tailrisk.figures import style
 from tailrisk.simulate import AbstractSystem, simulate
-from tailrisk.study.observed import Claim, curve, exact
+from tailrisk.study.observed import Claim, curve, exact, sampled
 from tailrisk.study.published import Setting
 from tailrisk.waterfall import AbstractAllocation, CappedProRata, Closing, Queue, RiskAware, Waterfall
 from tailrisk.waterfall.deleveraging import takeable
 from tailrisk.waterfall.ranking import gini, overuse
 
-SPEC = "specification, F13"
+LAW = "a waterfall pays a deficit once and takes from winners what they can pay (tailrisk/waterfall)"
+EQUAL = (
+    "n equal winners by hand: the queue empties k of them and takes the share r of one more, k + r = n need / profit"
+)
+INTEGRAL = "E[min(g/(1 + g), 1/L)] over lognormal g and L: partial expectation in L, trapezoids in g"
 MARK = 100.0  # price of a contract
 RULES = {
     "queue, whole positions": Queue(fill="whole"),
@@ -186,25 +191,74 @@ def main(config: Config, setting: Setting):
     worst["endless"] = float(np.abs(endless["winners"]).max())
     for name, value in worst.items():
         found["limits", name] = curve(0.0, value, unit="fraction", paths=paths)
+    value, error = rows["available"][0]
+    found["available profit", "simulated"] = curve(0.0, value, error, unit="quote currency", paths=paths)
+    found["available profit", "integral"] = curve(0.0, expected_available(config), unit="quote currency")
+    found |= equal_winners(config, setting, deficits)
     for unit, bars in PUBLISHED.items():
         for name, value, source in bars:
             found[f"published, {unit}", f"{name} [{source}]"] = curve(0.0, value, unit=unit)
     for coin, value in COINS.items():
         found["published, notional deleveraged by coin", coin] = curve(0.0, value, unit="million USD of notional")
+    first = int(np.argmax(found["paid", "winners"].y > 0.0))
     for rule in RULES:
-        text = ", ".join(f"{what} {found[what, rule].y[0]:.3g}" for what in ("gini", "overuse"))
-        setting.report(f"{rule}: smallest deficit, {text}")
+        text = ", ".join(f"{what} {found[what, rule].y[first]:.3g}" for what in ("gini", "overuse"))
+        setting.report(f"{rule}: deficit {deficits[first]:.3g}, {text}")
+    return found
+
+
+def expected_available(config):
+    """Mean profit that may be taken of all winners, in their mean profit had it no spread: what no equity caps."""
+    z = np.linspace(-9.0, 9.0, 4_001)
+    gain = float(config.profit_share) * np.exp(float(config.profit_spread) * (z - 0.5 * float(config.profit_spread)))
+    share, spread = gain / (1.0 + gain), float(config.leverage_spread)
+    far = (np.log(share) + np.log(float(config.leverage))) / max(
+        spread, 1e-9
+    )  # 1/L is above share with chance Phi(-far)
+    capped = np.exp(0.5 * spread**2) / float(config.leverage) * special.ndtr(far - spread)
+    least = share * special.ndtr(-far) + capped
+    mean = np.trapezoid(least * np.exp(-0.5 * z * z), z) / np.sqrt(2.0 * np.pi)
+    return mean * (1.0 + float(config.profit_share)) / float(config.profit_share)
+
+
+def equal_winners(config, setting, deficits):
+    """Engine and hand calculation where all winners are alike, so that nothing is random."""
+    none = {name: 0.0 for name in ("profit_spread", "size_spread", "leverage_spread")}
+    places = lambda s: tuple(getattr(s, name) for name in none)  # noqa: E731
+    n, fund, rows = config.winners, float(config.fund), {}
+    for deficit in deficits:
+        model = system(config, setting.dtype, deficit, fund)
+        model = eqx.tree_at(places, model, tuple(jnp.zeros_like(old) for old in places(model)))
+        out = {name: float(column[0]) for name, column in simulate(model, paths=1, seed=setting.seed).items()}
+        need = max(deficit - fund, 0.0)
+        taken = min(need, 1.0)
+        k, r = divmod(n * taken, 1.0)
+        law = {"fund": min(deficit, fund), "winners": taken, "venue": max(need - 1.0, 0.0)}
+        if taken > 0.0:
+            whole, partial, even, aware = RULES
+            queue = (r * (n - 2.0 * k - 1.0) + k * (n - k)) / (n * (k + r))
+            law |= {f"{partial}: gini": queue, f"{even}: gini": 0.0, f"{aware}: gini": 0.0}
+            if taken == 1.0 or 1e-6 < r < 1.0 - 1e-6:  # else rounding decides whether one more is taken
+                law[f"{whole}: overuse"] = min(k + 1.0, n) / (n * taken)
+        for name, value in law.items():
+            rows.setdefault(name, []).append((deficit, out[name], value))
+    found = {}
+    for name, row in rows.items():
+        x, engine, hand = np.array(row).T
+        unit = "quote currency" if name in PAYERS else "1"
+        found["equal winners, engine", name] = curve(x, engine, unit=unit)
+        found["equal winners, by hand", name] = curve(x, hand, unit=unit)
     return found
 
 
 def checks(found):
-    """What must hold on every path; the order of mechanisms; consistency of what was published."""
+    """What must hold on every path; equal winners; the profit that can be taken; the order of mechanisms."""
     limits = {name: one.y[0] for (panel, name), one in found.items() if panel == "limits"}
-    yield exact("fund, winners and venue less the deficit, relative", 0.0, limits["sum"], 1e-6, SPEC)
-    yield exact("raised less needed, partial fills and pro rata, relative", 0.0, limits["excess"], 1e-6, SPEC)
-    yield exact("least equity after deleveraging", 0.0, limits["equity"], 1e-9, SPEC, side=-1)
-    yield exact("pro rata: share of profit less deficit over profit", 0.0, limits["rate"], 1e-9, SPEC)
-    yield exact("infinite fund: deleveraged", 0.0, limits["endless"], 0.0, SPEC)
+    yield exact("fund, winners and venue less the deficit, relative", 0.0, limits["sum"], 1e-6, LAW)
+    yield exact("raised less needed, partial fills and pro rata, relative", 0.0, limits["excess"], 1e-6, LAW)
+    yield exact("least equity after deleveraging", 0.0, limits["equity"], 1e-9, LAW, side=-1)
+    yield exact("pro rata: share of profit less deficit over profit", 0.0, limits["rate"], 1e-9, LAW)
+    yield exact("infinite fund: deleveraged", 0.0, limits["endless"], 0.0, LAW)
     whole, partial, even, aware = RULES
     for name in (partial, even, aware):
         one = found["overuse", name]
@@ -213,29 +267,17 @@ def checks(found):
     first = int(np.argmax(found["paid", "winners"].y > 0.0))
     used, parts = found["overuse", whole], {name: found["gini", name] for name in RULES}
     excess = (used.y[first] - 1.0) / max(used.se[first], 1e-300)
-    yield exact("overuse of whole positions above 1, standard errors", 3.0, excess, 0.0, SPEC, side=-1)
+    yield exact("overuse of whole positions above 1, standard errors", 3.0, excess, 0.0, LAW, side=-1)
     gap = parts[partial].y[first] - parts[even].y[first]
     error = np.hypot(parts[partial].se[first], parts[even].se[first])
-    yield exact("Gini of the queue above pro rata, standard errors", 3.0, gap / error, 0.0, SPEC, side=-1)
-    yield from consistent(found)
-
-
-def consistent(found):
-    """Published numbers as they stand in the table, and what they imply of each other."""
-    published = {}
-    for (panel, name), one in found.items():
-        if panel.startswith("published, "):
-            published[panel.removeprefix("published, "), name.partition(" [")[0]] = one.y[0]
-    for unit, bars in PUBLISHED.items():
-        for name, value, source in bars:
-            yield exact(f"{unit}: {name}", value, published[unit, name], 0.0, source)
-    share = published["notional deleveraged by coin", "BTC"] / published["billion USD of notional", "deleveraging"]
-    yield exact("share of BTC, %", 29.5, share / 10.0, 0.05, FINAL)
-    ratio = 653.6 / published["million USD of deficit", "302 accounts"]
-    said = "first revision of arXiv 2512.01112: about 28 times, which divides notional by deficit"
-    yield exact("the claim of 28-fold use", 28.18, ratio, 0.01, said)
-    both = sum(published["billion USD of notional", name] for name in ("liquidations", "deleveraging"))
-    yield exact("liquidated and deleveraged notional, billion USD", 7.61415435591, both, 1e-9, FINAL)
+    yield exact("Gini of the queue above pro rata, standard errors", 3.0, gap / error, 0.0, LAW, side=-1)
+    for (panel, name), law in found.items():
+        if panel == "equal winners, by hand":
+            apart = np.abs(found["equal winners, engine", name].y - law.y).max()
+            yield exact(f"equal winners, {name}: largest distance to a hand calculation", 0.0, apart, 1e-9, EQUAL)
+    simulated, law = (found["available profit", name] for name in ("simulated", "integral"))
+    most = 0.02 * law.y[0]
+    yield sampled("profit that can be taken", law.y[0], simulated.y[0], simulated.se[0], INTEGRAL, most=most)
 
 
 def card(found):

@@ -25,22 +25,24 @@ assert wanted is not None
 wanted = dataclasses.replace(wanted, draws=DRAWS)
 event = next(one for one in wanted.events if one.name == "10 October 2025")
 path = folder / "oct2025" / Path(event.bars.path).name
-event = dataclasses.replace(event, bars=dataclasses.replace(event.bars, path=str(path)))
+bars, marks = (dataclasses.replace(b, path=str(path.parent / Path(b.path).name)) for b in (event.bars, event.marks))
+event = dataclasses.replace(event, bars=bars, marks=marks)
 if path.exists():
     crash = read(event, wanted.hours)
     facts = measures_of(crash.log_price)
     print(f"before: volatility {crash.volatility:.3f} per root of a day, {crash.volume:,.0f} BTC a day")
     print(f"news until the onset, {5 * crash.onset} minutes: {-np.expm1(crash.log_price[: crash.onset].min()):.1%}")
     print({name: round(value, 3) for name, value in facts.items()})
+    print(f"mark over last price at the end of a bar, at most: {crash.gap:.2%}")
 
     # %%
     played = replay(crash, wanted, seed=0)
 
     def spread(sample):
-        return np.round(np.nanquantile(sample, [0.05, 0.5, 0.95]), 3)
+        return np.round(np.nanquantile(sample, [0.05, 0.5, 0.95]), 4)
 
     print("forecast, 5, 50 and 95 % of worlds")
-    for name in ("drop", "rebound", "liquidated share"):
+    for name in ("drop", "rebound", "liquidated share", "mark above last"):
         print(f"  {name:<22}{spread(played.forecast[name])}")
     print("attribution")
     for name in ("liquidated share", "amplification", "part of the cascade"):
@@ -53,6 +55,7 @@ if path.exists():
 
     # %%
     assert np.median(played.forecast["drop"]) < facts["drop"]
+    assert 0.0 < np.median(played.forecast["mark above last"]) < crash.gap
     assert 0.05 < np.median(played.attribution["liquidated share"]) < 0.4
 else:
     print(f"no bars at {path}; set TAILRISK_DATA to run this notebook")

@@ -125,6 +125,13 @@ class Flow(NamedTuple):
     halted: Bool[Array, " assets"]
 
 
+class Late(NamedTuple):
+    """Orders that a halt has held back, as positions write orders, and the deficit with which they were closed, USD."""
+
+    orders: Any
+    deficit: Float[Array, ""]
+
+
 class Books(NamedTuple):
     """Everything a liquidation changes; left untouched in a step without one."""
 
@@ -135,6 +142,7 @@ class Books(NamedTuple):
     volume: Float[Array, " assets"]  # of this step
     notional: Float[Array, ""]
     deficit: Float[Array, ""]
+    late: Late | None
 
 
 class State(NamedTuple):
@@ -179,6 +187,9 @@ class Cascade(eqx.Module):
     clearing: AbstractClearing
     couple: Real  # 1: the crash factor reaches depth and top-ups; 0 ablates it
     observed: bool = eqx.field(static=True, default=False)  # the market's prices already contain the forced flow
+    delays: bool = eqx.field(
+        static=True, default=False
+    )  # the bad debt of orders that a halt held back is counted apart
 
     @property
     def draws(self) -> Draws:
@@ -200,6 +211,7 @@ class Cascade(eqx.Module):
             volume=at_start,
             notional=zero,
             deficit=zero,
+            late=Late(self.positions.standing(positions), zero) if self.delays else None,
         )
         return State(
             self.market.init(dtype),
@@ -318,7 +330,25 @@ class Cascade(eqx.Module):
             volume=volume,
             notional=closing.notional,
             deficit=closing.deficit,
+            late=None if books.late is None else self._late(venue, books, books.late, order, executed, fill, held),
         )
+
+    def _late(
+        self,
+        venue: _Venue,
+        books: Books,
+        late: Late,
+        order: Any,
+        executed: Any,
+        fill: Float[Array, " assets"],
+        held: Any,
+    ) -> Late:
+        """Closes those that an earlier halt held back, apart from the rest, and notes whom this step's halt holds back."""
+        positions = self.positions
+        among = positions.among(books.positions, order, executed, late.orders)
+        _, closing = positions.settle(books.positions, *among, fill, venue.shock.crash, venue.dt)
+        closed = jnp.zeros(fill.shape, bool) if venue.limits is None else ~venue.limits.open
+        return Late(positions.held_back(held, closed, late.orders), late.deficit + closing.deficit)
 
     def _unwind(self, books: Books, venue: _Venue) -> tuple[Float[Array, " assets"], Any]:
         """What the backstop sells of its inventory in this step, as far as its share of depth and the breaker allow."""

@@ -17,7 +17,7 @@ from ._streams import MAX_STEPS, Draws, Noise
 from ._sums import short_total
 from .book import AbstractBook
 from .breaker import AbstractBreaker, NoBreaker
-from .cascade import AbstractClearing, Cascade, Flow, Rounds, State
+from .cascade import AbstractClearing, Cascade, Flow, Late, Rounds, State
 from .impact import AbstractImpact
 from .liquidation import AbstractLiquidation, Full
 from .margin import AbstractMargin, Call
@@ -249,7 +249,8 @@ class VenueSystem(AbstractSystem):
         start = positions.equity(positions.init(self.dtype), jnp.zeros_like(log_price))
         brought = start + cascade.waterfall.wealth(cascade.waterfall.init(price.shape[0], self.dtype), price)
         adl_notional = totals.adl_notional + short_total(last.adl_contracts * price[None, :])
-        return {
+        late = {} if books.late is None else {"late_bad_debt": self._late(state, books.late, log_price)}
+        return late | {
             "bad_debt": totals.bad_debt + open_deficit,
             "open_deficit": open_deficit,
             "forced_notional": totals.forced_notional,
@@ -278,3 +279,11 @@ class VenueSystem(AbstractSystem):
             "flag_unsettled": indicator(totals.unsettled, positions.standing(books.positions)),
             "flag_broken": seen.broken,
         }
+
+    def _late(self, state: State, late: Late, log_price: Float[Array, " assets"]) -> Float[Array, ""]:
+        """Bad debt of the groups whose orders a halt held back: of those that were closed, and of those still waiting."""
+        positions, held = self.cascade.positions, state.books.positions
+        _, executed = positions.volume(held, late.orders, None)
+        among = positions.among(held, late.orders, executed, late.orders)
+        _, closing = positions.settle(held, *among, log_price, jnp.zeros_like(self.dt), self.dt)
+        return late.deficit + closing.deficit

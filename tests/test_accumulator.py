@@ -72,13 +72,13 @@ def test_a_summary_holds_what_the_paths_hold(whole):
         batches = [y[i :: PLAN.batches].mean() / PLAN.units[row] for i in range(PLAN.batches)]
         np.testing.assert_allclose(whole.moments.mean[row], batches, rtol=1e-11)
     wide = np.stack([y / u for y, u in zip(ys, PLAN.units, strict=True)] + [w * CONTROL[:, 0]])
-    np.testing.assert_allclose(whole.cross.comoment / PATHS, np.cov(wide, bias=True), rtol=1e-10)
+    np.testing.assert_allclose(whole.cross.comoment[0] / PATHS, np.cov(wide, bias=True), rtol=1e-10)
     assert float(whole.weight_sum * np.exp(whole.log_most)) == pytest.approx(w.sum(), rel=1e-13)
     assert float(whole.weight_square * np.exp(2 * whole.log_most)) == pytest.approx((w**2).sum(), rel=1e-13)
     order = np.argsort(-X)[: PLAN.reservoir]
     np.testing.assert_array_equal(whole.reservoir.value, X[order])
     np.testing.assert_array_equal(whole.reservoir.log_weight, LOG_WEIGHT[order])
-    np.testing.assert_array_equal(whole.reservoir.batch, order % PLAN.batches)
+    np.testing.assert_array_equal(whole.reservoir.place, order % PLAN.batches)
     np.testing.assert_allclose(whole.histogram.sum(axis=0)[:3], [w.sum(), (w**2).sum(), (w * X).sum()], rtol=1e-12)
 
 

@@ -154,7 +154,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     refused(invoke(*RUN, "--out", tmp_path / "full"), "is not empty and holds no run; choose another --out")
     refused(invoke(*RUN, "--out", tmp_path / "none", "--resume"), "holds no run to go on with")
     refused(invoke(*RUN, "book.accounts=0", "--out", tmp_path / "a" / "b"), "book.accounts")
-    refused(invoke(*RUN, "run.paths=1e12", "--out", tmp_path / "a" / "b"), "GB of disk")
+    refused(invoke(*RUN, "run.paths=4e9", "run.rows=4e9", "--out", tmp_path / "a" / "b"), "GB of disk")
     assert {path.name for path in tmp_path.rglob("*")} == {"file", "full", "notes.txt"}
 
 
@@ -181,6 +181,13 @@ def test_resume(started):
     with open(part, "wb") as file:
         np.savez(file, bad_debt=np.zeros(3))
     refused(invoke(*RUN, "--out", started, "--resume"), f"{part}: not a part of this run, expected 64 paths")
+    part.unlink()
+    summary = started / "parts" / "tally-0000-000000000000-000000000064.npz"
+    with open(summary, "wb") as file:
+        np.savez(file, paths=np.asarray(64))
+    refused(
+        invoke(*RUN, "--out", started, "--resume"), f"{summary}: not a part of this run, expected a summary of 64 paths"
+    )
     put(started, "config.toml", b"\xff")
     refused(invoke(*RUN, "--out", started, "--resume"), "config.toml: cannot be read")
     put(started, "run.json", "{}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from command import refused, validate
 
+import tailrisk.study.memory
 import tailrisk.study.run
 
 
@@ -124,11 +125,24 @@ VALUES = {
     "breaker for others": ('breaker={kind="Halt",threshold=[0.1,0.2]}', "breaker.threshold of shape (2,)"),
     "fee for others": ("liquidation.fee=[0.1,0.2]", "liquidation.fee of shape (2,)"),
     # the run
-    "too many paths for the disk": ("run.paths=1e12", "run.paths = 1000000000000", "GB of disk", "lower run.paths"),
+    "too many paths for the disk": (
+        "run={paths=4e9,rows=4e9}",
+        "run.rows = 4000000000",
+        "GB of disk",
+        "lower run.rows",
+    ),
     "no paths": ("run.paths=0", "run.paths", "got 0"),
     "nan paths": ("run.paths=nan", "run.paths", "whole number, got nan"),
     "no books": ("run.books=0", "run.books", "got 0"),
-    "no chunk": ("run.chunk=0", "run.chunk", "got 0"),
+    "too many paths for a seed": (
+        "run.paths=1e12",
+        "run.paths = 1000000000000",
+        "2^32 paths per seed",
+        "lower run.paths",
+    ),
+    "no chunk": ("run.chunk=-1", "run.chunk", "got -1"),
+    "memory in two numbers": ("run.memory=[1.0,2.0]", "run.memory", "one number of GB"),
+    "no memory": ("run.memory=1e-6", "run.memory = 1e-06", "GB of memory", "raise run.memory"),
     "negative seed": ("run.seed=-1", "run.seed", "from 0 to 18446744073709551615, got -1"),
     "huge seed": ("run.seed=1e30", "run.seed", "from 0 to 18446744073709551615"),
     "level of 1": ("run.levels=[1.0]", "run.levels = [1.]", "> 0 and < 1"),
@@ -164,11 +178,12 @@ def test_combinations(overrides, fragments):
 
 @pytest.mark.parametrize(
     ("memory", "fragments"),
-    [(1e4, ["run.paths = 64", "lower run.paths"]), (3e4, ["run.chunk = 64", "lower run.chunk"])],
-    ids=["paths", "chunk"],
+    [(1e4, ["run.rows = 1000000", "lower run.rows"]), (3e4, ["run.chunk = 64", "lower run.chunk"])],
+    ids=["rows", "chunk"],
 )
 def test_memory_is_checked_before_the_start(memory, fragments, monkeypatch):
-    monkeypatch.setattr(tailrisk.study.run, "memory_bytes", lambda: memory)
+    for module in (tailrisk.study.run, tailrisk.study.memory):
+        monkeypatch.setattr(module, "memory_bytes", lambda: memory)
     refused(validate("run.chunk=64"), "GB of memory", *fragments)
 
 

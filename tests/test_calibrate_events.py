@@ -13,7 +13,7 @@ from tailrisk.calibrate import posterior as law
 from tailrisk.calibrate.books import BookBelief
 from tailrisk.calibrate.correlation import PairRegimes, by_volatility
 from tailrisk.calibrate.posterior import posterior, simulation_based_check
-from tailrisk.margin import Brackets
+from tailrisk.margin import Brackets, VolatilityScaled
 from tailrisk.study import events
 from tailrisk.study.bars import BarsFile
 
@@ -73,26 +73,66 @@ def volatile_days(rng, days=2_600):
     return 0.03 * np.exp(level) * rng.standard_normal(days), 0.03 * np.exp(level)
 
 
+SETTINGS = margins.Settings(train=1_200, histories=2_000)
+
+
 def test_a_right_margin_passes_and_a_thin_one_does_not():
     """With the true volatility coverage is 99 % and no test rejects; a margin that does not move fails on clusters."""
     moves, truth = volatile_days(np.random.default_rng(2))
-    right = margins.judge("true", moves, truth, 1_200, histories=2_000)
+    right = margins.judge("true", moves, truth, SETTINGS)
     assert right.coverage.low < 0.99 < right.coverage.high
     assert min(right.p_values.values()) > 0.01
-    flat = margins.judge("flat", moves, np.full(moves.size, moves[:1_200].std()), 1_200, histories=2_000)
+    flat = margins.judge("flat", moves, np.full(moves.size, moves[:1_200].std()), SETTINGS)
     assert flat.p_values["christoffersen independence"] < 0.01
     assert flat.peak_to_trough == 1.0
-    assert flat.five_day_call == 0.0
+    assert flat.largest_call == 0.0
     assert right.peak_to_trough > 2.0
-    assert right.uncovered.low <= right.uncovered.value <= right.uncovered.high
+    margin = right.multiple * truth[1_200:]
+    assert right.largest_call == pytest.approx((margin[5:] - margin[:-5]).max())
+    over = np.maximum(np.abs(moves[1_200:]) - margin, 0.0)
+    assert right.uncovered.value == pytest.approx(over.mean())
+    assert right.uncovered.low < right.uncovered.value < right.uncovered.high
     with pytest.raises(InputError, match="train"):
-        margins.judge("short", moves, truth, 100)
+        margins.judge("short", moves, truth, SETTINGS._replace(train=100))
+    with pytest.raises(InputError, match="block = 1000"):
+        margins.judge("short", moves, truth, SETTINGS._replace(block=1_000))
+
+
+def test_a_given_margin_is_not_fitted():
+    """The true 99 % quantile passes as it stands; nine tenths of it is refused for its coverage and its shortfall."""
+    moves, truth = volatile_days(np.random.default_rng(2))
+    margin = truth * stats.norm.isf(0.005)
+    right = margins.judge("right", moves, margin, SETTINGS, 1.0)
+    thin = margins.judge("thin", moves, 0.8 * margin, SETTINGS, 1.0)
+    assert right.multiple == thin.multiple == 1.0
+    assert thin.coverage.value == np.mean(np.abs(moves[1_200:]) <= 0.8 * margin[1_200:])
+    assert min(right.p_values.values()) > 0.01
+    assert max(thin.p_values[name] for name in ("kupiec", "acerbi_szekely_2")) < 1e-3
+
+
+def test_margins_as_they_stand():
+    """A table charges its tiers; one that follows the market knows the periods before, and no more."""
+    moves = 0.02 * np.random.default_rng(1).standard_normal(40)
+    table = Brackets(floors=[0.0, 1e5], maintenance_rates=[0.01, 0.02], max_leverage=[50.0, 20.0])
+    found = margins.as_it_stands(table, moves, 1.0 / 365.0, 2e5)
+    assert found["initial"].tolist() == pytest.approx([0.05] * 40)
+    assert found["maintenance"].tolist() == pytest.approx([0.015] * 40)
+    moving = VolatilityScaled(base=table, reference=0.7, half_life="10d", floor=0.0)
+    keep, variance, level = 2.0**-0.1, 0.49, []
+    for move in moves:
+        level.append(np.sqrt(variance) / 0.7)
+        variance = keep * variance + (1.0 - keep) * 365.0 * move**2
+    found = margins.as_it_stands(moving, moves, 1.0 / 365.0, 2e5)
+    np.testing.assert_allclose(found["maintenance"], 0.015 * np.array(level), rtol=1e-6)
+    two = Brackets(floors=[[0.0], [0.0]], maintenance_rates=[[0.01], [0.02]], max_leverage=[[50.0], [20.0]])
+    with pytest.raises(InputError, match="rows for 2 assets"):
+        margins.as_it_stands(two, moves, 1.0 / 365.0, 2e5)
 
 
 def test_tools_calm_a_margin():
     """Each tool of EMIR lowers peak over trough of the plain rule, whose charge is the weighted mean of squares."""
     moves, _ = volatile_days(np.random.default_rng(4))
-    charged = margins.rules(moves, 1_200, 20.0)
+    charged = margins.rules(moves, SETTINGS)
     swing = {name: s[1_200:].max() / s[1_200:].min() for name, s in charged.items()}
     plain = swing.pop("EWMA")
     assert all(value < plain for value in swing.values())
@@ -126,6 +166,34 @@ def test_an_event_is_measured_before_and_in_it(tmp_path):
     assert facts["worst hour"] == pytest.approx(facts["drop"])
     assert facts["minutes to recover half"] == 50.0
     assert facts["rebound"] == pytest.approx(0.6)
+    assert np.isnan(crash.gap)
+
+
+def test_the_gap_of_a_real_mark(tmp_path):
+    """The largest mark over last price at bars that close together, as a share of the last price."""
+    event = crash_of(tmp_path)
+    header, *rows = (tmp_path / "bars.csv").read_text().split()
+    cells = [row.split(",") for row in rows]
+    low = min(float(row[4]) for row in cells)
+    lines = [",".join([row[0], *[repr(float(row[4]) + 300.0 * (float(row[4]) == low))] * 4]) for row in cells]
+    (tmp_path / "marks.csv").write_text("\n".join([header.removesuffix(",volume"), *lines]) + "\n")
+    event = dataclasses.replace(event, marks=BarsFile(path=str(tmp_path / "marks.csv")))
+    assert events.read(event, 2).gap == pytest.approx(300.0 / low)
+    short = dataclasses.replace(event, marks=BarsFile(path=str(tmp_path / "marks.csv"), end=event.start))
+    with pytest.raises(InputError, match=r"marks\.csv: bars are missing"):
+        events.read(short, 2)
+
+
+def test_a_mark_averages_the_basis():
+    """A basis that opens evenly over one bar leaves half of it in an average over that bar, a quarter over half of it."""
+    news = np.array([0.0, -0.1, -0.1, -0.1])
+    price = news + np.array([0.0, 0.0, -0.08, -0.08])
+    half = 0.5 * (1.0 - 1.0 / 30.0)  # of 30 points
+    assert events.mark_above_last(price, news, 5.0) == pytest.approx(np.expm1(0.08 * half))
+    assert events.mark_above_last(price, news, 2.5) == pytest.approx(np.expm1(0.04 * half))
+    assert events.mark_above_last(price, news, 10.0) > events.mark_above_last(price, news, 5.0)
+    assert events.mark_above_last(news, news, 2.5) == 0.0  # what moves the index moves the mark
+    assert events.mark_above_last(news + 0.08, news, 2.5) == 0.0  # here the last price is above
 
 
 @pytest.fixture
@@ -144,7 +212,7 @@ def play(tmp_path):
             book = dataclasses.replace(book, leverages=np.array([1.0, leverage]), weights=np.array([0.5, 0.5]))
         there = dataclasses.replace(wanted, book=book)
         scenario = events.scenario_of(crash, there, world._replace(**change), np.random.default_rng(1), observed)
-        return events.play(scenario, 0)
+        return events.play(scenario, 0, 2.5)
 
     return play
 
@@ -158,6 +226,8 @@ def test_worlds_forecast_the_event(play):
     assert alone["drop"] == pytest.approx(1.0 - np.exp(-0.06), abs=1e-5)
     assert caught["drop"] > alone["drop"] + 0.001
     assert caught["liquidated share"] > 0.0
+    assert alone["mark above last"] == pytest.approx(0.0, abs=1e-6)
+    assert caught["mark above last"] > 1e-4
     assert play() == caught
     assert play(news=0.5)["drop"] > caught["drop"]
 

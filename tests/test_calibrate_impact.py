@@ -5,7 +5,7 @@ import pytest
 
 from tailrisk._fields import InputError
 from tailrisk.calibrate.books import BookBelief, open_interest, tilted
-from tailrisk.calibrate.evaporation import evaporation
+from tailrisk.calibrate.evaporation import _resampled, evaporation
 from tailrisk.calibrate.impact import activity, book_impact, flow_impact, pool
 from tailrisk.data.tables import Bars, Depth, Source
 from tailrisk.tails.measures import Estimate
@@ -124,6 +124,18 @@ def test_evaporation_is_found_again():
     assert 0.05 < found.lowest < 0.12
     with pytest.raises(InputError, match="bars before"):
         evaporation(history, iso(50), iso(1_200))
+
+
+def test_an_hour_stays_together_whatever_a_bar_is():
+    """Resampled places run on by one within an hour of bars and start anew after it."""
+    for every, block in ((1, 60), (5, 12), (60, 1), (1_440, 1)):
+        table = bars(np.zeros(480), np.ones(480), every=every)
+        place = _resampled(table, 480, np.random.default_rng(0))
+        runs_on = np.diff(place) % 480 == 1
+        within = np.arange(1, 480) % block != 0
+        assert place.size == 480
+        assert runs_on[within].all()
+        assert not runs_on[~within].any() if block > 1 else runs_on.mean() < 0.05
 
 
 def test_beliefs_are_distributions_over_books():

@@ -24,6 +24,7 @@ step = "5min"
 paths = 6_400
 chunk = 64
 part = 64
+rows = 128
 watch = 0
 levels = [0.99]
 seed = 3
@@ -52,12 +53,12 @@ METRICS = {
     "amplification": "1", "time_halted": "min", "fees": "USD", "fund_paid": "USD", "backstop_paid": "USD",
     "adl_notional": "USD", "adl_pnl": "USD", "socialized_loss": "USD", "residual_loss": "USD", "margin_cost": "1",
 }  # fmt: skip
-# Goes on with the first folder, then runs the same config into the second without a stop.
-TWICE = """
+# Goes on with the first folder, then runs the same config into the second without a stop, and keeps all rows in the third.
+THRICE = """
 import sys
 from tailrisk.cli import main
-config, first, second = sys.argv[1:]
-for words in ([first, "--resume"], [second]):
+config, first, second, third = sys.argv[1:]
+for words in ([first, "--resume"], [second], [third, "run.rows=6400", "run.part=640"]):
     try:
         main(["run", config, "--out", *words], standalone_mode=False)
     except SystemExit as end:
@@ -86,14 +87,20 @@ def precision_is_put_back():
     jax.config.update("jax_enable_x64", precise)
 
 
+def paths_on_disk(folder):
+    """Paths that a run has rows or summaries of."""
+    names = [file.stem.split("-") for file in folder.glob("parts/*.npz")]
+    return sum(int(name[3]) - int(name[2]) if name[0] == "tally" else 64 for name in names)
+
+
 def stop_after_a_part(command, folder, number, environment):
-    """Starts a run and sends it a signal once it has written another part; its status and what it said."""
-    before = len(list(folder.glob("parts/*.npz")))
+    """Starts a run and sends it a signal once it has written two more parts; its status and what it said."""
+    before = paths_on_disk(folder)
     with open(folder.with_suffix(".log"), "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             deadline = time.monotonic() + 300.0
-            while len(list(folder.glob("parts/*.npz"))) <= before and process.poll() is None:
+            while paths_on_disk(folder) <= before + 128 and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
             process.send_signal(number)
@@ -106,6 +113,7 @@ def stop_after_a_part(command, folder, number, environment):
 def test_a_stopped_and_killed_run_ends_in_the_same_bytes(tmp_path):
     """Ctrl-C, then kill -9, then resume: every array equals that of a run without a stop; the folder is complete."""
     config, folder, whole = tmp_path / "tiny.toml", tmp_path / "stopped", tmp_path / "whole"
+    rows = tmp_path / "rows"
     config.write_text(CONFIG)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of the time here
@@ -115,17 +123,18 @@ def test_a_stopped_and_killed_run_ends_in_the_same_bytes(tmp_path):
     assert status == 130, said
     assert "Traceback" not in said
     assert f"stopped; go on with: tailrisk run {config} --out {folder} --resume" in said
-    first = len(list(folder.glob("parts/*.npz")))
-    assert 1 <= first < 100
+    first = paths_on_disk(folder)
+    assert 128 < first < 6_400
 
     status, said = stop_after_a_part([*command, "--resume"], folder, signal.SIGKILL, environment)
     assert status == -signal.SIGKILL, said
-    assert first < len(list(folder.glob("parts/*.npz"))) < 100
+    assert first < paths_on_disk(folder) < 6_400
+    assert len(list(folder.glob("parts/*.npz"))) < 20  # neighbors are one
     assert not (folder / "run.json").exists()
     (folder / "parts" / ".0000-000000000000.npz.partial").write_bytes(b"what a kill may leave")
 
     done = subprocess.run(
-        [sys.executable, "-c", TWICE, str(config), str(folder), str(whole)],
+        [sys.executable, "-c", THRICE, str(config), str(folder), str(whole), str(rows)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -134,10 +143,33 @@ def test_a_stopped_and_killed_run_ends_in_the_same_bytes(tmp_path):
         assert set(resumed.files) == set(plain.files)
         for name in plain.files:
             assert np.array_equal(resumed[name], plain[name]), name
-        assert plain["path/bad_debt"].shape == (6_400,)
-    for run in (folder, whole):
+        assert plain["path/bad_debt"].shape == (128,)
+    for run in (folder, whole, rows):
         check_folder(run)
+    check_streamed(folder, rows)
     check_report(folder)
+
+
+def check_streamed(folder, rows):
+    """A run that keeps 128 of its paths says what one says that keeps all: quantiles to a bin, all else to the bit."""
+    streamed, kept = (json.loads((run / "summary.json").read_text()) for run in (folder, rows))
+    with np.load(rows / "results.npz") as plain, np.load(folder / "results.npz") as bins:
+        assert plain["path/bad_debt"].shape == (6_400,)
+        assert bins["bins/bad_debt/count"].sum() == np.count_nonzero(plain["path/bad_debt"])
+        for name in ("worst/path", "worst/log_price"):
+            assert name not in plain  # none are watched
+        np.testing.assert_array_equal(bins["path/bad_debt"], plain["path/bad_debt"][:128])
+    for name, metric in kept["metrics"].items():
+        other = streamed["metrics"][name]
+        if name in ("bad_debt_var_99", "bad_debt_es_99"):
+            assert other["value"] == pytest.approx(metric["value"], rel=2.0**-10)
+            assert other["std_error"] == pytest.approx(metric["std_error"], rel=0.02)
+            assert 0.0 < other["std_error"] < 0.2 * other["value"]
+        else:
+            assert other == metric, name
+    for name in ("flags", "ledger_residual", "paths", "steps"):
+        assert streamed[name] == kept[name]
+    assert (streamed["rows"], kept["rows"]) == (128, 6_400)
 
 
 def check_folder(folder):
@@ -150,6 +182,7 @@ def check_folder(folder):
     run = json.loads((folder / "run.json").read_text())
     assert set(run) == {
         "commit", "versions", "python", "device", "platform", "precision", "seed", "config_sha256", "wall_seconds",
+        "peak_bytes",
     }  # fmt: skip
     assert {"jax", "jaxlib", "equinox", "numpy", "tailrisk"} == set(run["versions"])
     assert (run["seed"], run["precision"], run["platform"]) == (3, "float32", "cpu")

@@ -57,14 +57,14 @@ EVERYWHERE = {
     "nine-fields": (partial(shift.estimate, fields=shift.NINE_FIELDS), ("maintenance",), size(128), (0.012,)),
     "score": (score.estimate, ("maintenance", *LAW), size(128), (0.025, 0.02, 0.01, 0.02)),
     "measure-valued": (measure_valued.estimate, ("maintenance",), size(128), (0.03,)),
-    "differences": (differences.estimate, THRESHOLDS, size(128), (0.015, 0.02, 0.015)),
+    "differences": (differences.estimate, THRESHOLDS, size(320), (0.015, 0.02, 0.015)),
     "branch": (branch.estimate, (*THRESHOLDS, "law.drift"), size(192), (0.01, 0.015, 0.02, 0.025)),
     "residual": (residual.estimate, ("initial_shift", "impact"), size(128), (0.03, 0.03)),
     "conditional": (conditional.estimate, THRESHOLDS, size(64, 4096), (0.25, 0.3, 0.25)),
 }
 RUNS = {(case, name): EVERYWHERE[name] for case in ("many", "few") for name in EVERYWHERE}
 for _case, _names in {"square-root": ("shift", "measure-valued", "branch"), "rare": ("shift", "branch")}.items():
-    RUNS |= {(_case, _name): (EVERYWHERE[_name][0], ("maintenance",), size(128), (0.06,)) for _name in _names}
+    RUNS |= {(_case, _name): (EVERYWHERE[_name][0], ("maintenance",), size(192), (0.06,)) for _name in _names}
 LABELS = [f"{case}-{name}" for case, name in RUNS]
 
 

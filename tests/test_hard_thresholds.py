@@ -353,7 +353,7 @@ def test_every_derivative_of_the_smooth_ladder():
     # what the fund of a few paths pays has kinks: the sum of slopes misses the change by 6 %, 1.2 % and 0.2 % of it with
     # 128, 512 and 2,048 nodes where it is worst
     refused, moving = check_leaves(row, wide=row.floating, nodes=512)
-    assert refused == 4  # of jumps
+    assert refused == 5  # jumps: their rate, deviation and mean, the size of a crash, and the length of a step
     assert moving >= 20
 
 

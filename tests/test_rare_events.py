@@ -184,6 +184,7 @@ def test_antithetic_pairs_help_where_outcomes_are_monotone():
     plain = tails.run(problem, tails.fit(problem, Mean("score"), Plain()), 4_096, seed=3)["mean"]
     pairs = tails.run(problem, tails.fit(problem, Mean("score"), tails.Antithetic()), 4_096, seed=3)["mean"]
     assert pairs.std_error < 0.9 * plain.std_error
+    assert pairs.paths == plain.paths  # of both in a pair
     assert abs(pairs.value - plain.value) < 4.0 * np.hypot(pairs.std_error, plain.std_error)
     with pytest.raises(InputError, match="use Plain"):
         tails.fit(problem, Tail((0.9,), "score"), tails.Antithetic())

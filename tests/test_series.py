@@ -66,6 +66,31 @@ def test_range_and_spacing(write):
     np.testing.assert_array_equal(prices[:, 0], [101.5, 104.5, 107.5])
 
 
+def test_trading_days_are_evenly_spaced(write):
+    """With "skip" the rows are the grid, from the first time to the last: no price is made up and none is lost."""
+    rows = [f"x,{START + day * 86_400_000},1,{100 + day}" for day in (0, 1, 4, 5, 6, 8)]
+    times, prices = PriceFile(write(rows), missing="skip").load()
+    np.testing.assert_array_equal(prices[:, 0], [100, 101, 104, 105, 106, 108])
+    np.testing.assert_allclose(times, START / 1e3 + 86_400.0 * 8.0 / 5.0 * np.arange(6))
+    back = [rows[1], rows[0], *rows[2:]]
+    with pytest.raises(ValueError, match=r"row 3: time .* does not follow"):
+        PriceFile(write(back), missing="skip").load()
+
+
+def test_a_file_of_a_package(write, tmp_path, monkeypatch):
+    """`package:NAME/FILE` is found without importing the package; a package that is not there is named."""
+    (tmp_path / "shipper" / "data").mkdir(parents=True)
+    (tmp_path / "shipper" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    write(lines(), name="shipper/data/prices.csv")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert PriceFile("package:shipper/data/prices.csv").load()[1][0, 0] == 100.5
+    with pytest.raises(ValueError, match=r"no such file; did you mean .*prices.csv"):
+        PriceFile("package:shipper/data/price.csv").load()
+    for path in ("package:nowhere_to_be_found/prices.csv", "package:", "package:../x.csv"):
+        with pytest.raises(ValueError, match=r"no package .* is installed; pip install"):
+            PriceFile(path).load()
+
+
 def test_time_units(write):
     """Milliseconds, microseconds, seconds and ISO text give the same times."""
     expected = PriceFile(write(lines())).load()[0]

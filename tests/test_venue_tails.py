@@ -40,8 +40,8 @@ def problem(market, measure="fall", side="both"):
 def some_tilt(one, strength=0.1):
     """A tilt of every kind of noise there is, in every bin."""
     number = iter(np.linspace(0.5, 1.5, 400))
-    start, barrier, stops = (jnp.asarray(x) for x in (0.0, 0.08, False))
-    plain = untilted(Aim(start, barrier, stops), one)
+    start, barrier, stops, onset = (jnp.asarray(x) for x in (0.0, 0.08, False, np.inf))
+    plain = untilted(Aim(start, barrier, stops, onset), one)
 
     def moved(leaf, by):
         return leaf + by * np.array([next(number) for _ in range(leaf.size)]).reshape(leaf.shape)
@@ -118,7 +118,7 @@ def test_unknown_measure():
 def test_trial_steps_give_the_probability():
     """The mean of the sum over trial steps is the share of plain paths that run the fund down, with a smaller error."""
     one = problem("hawkes", "fund_use")
-    calm = untilted(Aim(*(jnp.asarray(x) for x in (0.0, 1.0, False))), one)
+    calm = untilted(Aim(*(jnp.asarray(x) for x in (0.0, 1.0, False, np.inf))), one)
     law = Law(calm.drift[:, 0], calm.factor[:, 0], calm.mean[:, 0], calm.deviation[:, 0] + 0.5, calm.size[:, 0] + 0.5)
     found = simulate(OneStep(one, (law,), 0.9), paths=PATHS, seed=7)
     plain, reach = found["score"] >= 0.9, found["reach"]

@@ -1,6 +1,6 @@
 """Side-by-side speed benchmarks: the same work by this package and by hand-written rivals, in one run."""
 
-import json
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from .._fields import InputError
-from .timing import Contestant, Timing, disagreements, machine, race
+from .timing import Contestant, Timing, disagreements, machine, race, save
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 NAMES = ("ladder", "accounts", "normals")
@@ -63,9 +63,7 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         click.echo(_table(chosen, size, repeats, entry.unit, spent))
         results[chosen] = {"paths": size, "repeats": repeats, "unit": entry.unit}
         results[chosen] |= {who: timing._asdict() for who, timing in spent.items()}
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    save(out, "bench.json", results)
     return 0
 
 
@@ -82,17 +80,21 @@ def prepare(name: str, groups: int = 0) -> Race:
     groups = groups or (20_000 if ladder else 1_000)
     scenario = (models.ladder_scenario if ladder else models.accounts_scenario)(groups)
     system, market, book = scenario.build(np.float32), models.market_of(scenario), models.groups_of(scenario)
-    rivals = {"numpy": getattr(numpy_rivals, name), "numba": getattr(numba_rivals, name)}
+    hands: dict[str, Any] = {"numpy": getattr(numpy_rivals, name), "numba": getattr(numba_rivals, name)}
+    rivals: dict[str, Contestant] = {who: partial(rival, market, book) for who, rival in hands.items()}
+    if find_spec("torch") is None:
+        click.echo(f"{name}: PyTorch is left out, it is not installed: pip install 'tailrisk-jax[torch]'", err=True)
+    else:
+        from . import torch_rivals
+
+        rivals["torch"] = (torch_rivals.Ladder if ladder else torch_rivals.Accounts)(market, book)
     chunk = 4096 if ladder else 256
 
     def ours(paths: int, seed: int) -> dict[str, np.ndarray]:
         found = simulate(system, paths=paths, seed=seed, chunk=chunk)
         return {key: found[key] for key in ("forced_notional", "bad_debt", "fees")}
 
-    def by_hand(rival: Any) -> Contestant:
-        return lambda paths, seed: rival(market, book, paths, seed)
-
-    contestants = {"tailrisk": ours} | {who: by_hand(rival) for who, rival in rivals.items()}
+    contestants = {"tailrisk": ours} | rivals
     if ladder:
         return Race(contestants, 16_384, scenario.steps, "path-steps")
     return Race(contestants, 1_024, scenario.steps * groups, "account-steps")

@@ -8,7 +8,6 @@ there estimates are compared with the most precise one that is unbiased by theor
 
 import dataclasses
 import inspect
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ..gradients import Gradient, Ladder, LadderWalk, oracle
 from ..gradients import estimate as automatic
 from ..simulate import simulate
 from .gradient_cases import BATCHES, FORWARD_PASSES, GOALS, TARGETS, YARDSTICK, Case, Entry, cases
-from .timing import machine
+from .timing import machine, save
 
 LIMIT = 4.0  # standard errors from the truth
 PILOT = 65_536  # paths at most, and a sixteenth
@@ -222,7 +221,5 @@ def run(paths: int, out: Path | None) -> int:
     click.echo("\n".join(["", "variance x time over that of the yardstick:", *targets]))
     for line in failed:
         click.echo(f"check failed: {line}", err=True)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench-gradients.json").write_text(json.dumps(results, indent=2, default=float) + "\n", "utf-8")
+    save(out, "bench-gradients.json", results)
     return CHECK_FAILED if failed else 0

@@ -10,7 +10,6 @@ Dimension 30 is left out: the full method carries one forward derivative per num
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -42,7 +41,7 @@ from ..policy import (
 )
 from ..policy.lagrangian import ROOT
 from ..policy.refine import Trials
-from .timing import machine
+from .timing import machine, save
 
 BAD_INPUT, CHECK_FAILED = 2, 1
 DIMENSIONS = (1, 2, 5, 10)
@@ -292,9 +291,7 @@ def run(paths: int, seeds: int, out: Path | None) -> int:
             click.echo(_line(name, row))
         results[str(dimension)] = {name: row._asdict() for name, row in rows.items()}
     click.echo("\ndimension 30: not run, forward mode carries at most 16 derivatives")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench-policy.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    save(out, "bench-policy.json", results)
     return 0
 
 

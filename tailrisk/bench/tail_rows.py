@@ -51,7 +51,7 @@ class Entry:
 
 
 CONSTANT, FEEDBACK = CrossEntropy(feedback=False), CrossEntropy()
-RARER = ((0.37, 7e5, 8.4e5, 2.31, 2.11), (0.44, 4.1e7, 4.7e7, 2.52, 2.37))
+RARER = ((0.37, 7e5, 8.4e5, 2.31, 2.11, 7e5), (0.44, 4.1e7, 4.7e7, 2.52, 2.37, SHORT * 4.7e7))
 
 
 def entries() -> list[Entry]:
@@ -95,11 +95,21 @@ def entries() -> list[Entry]:
             reference="loss",
         ),
     ]
-    for level, constant, feedback, wide, narrow in RARER:
+    for level, constant, feedback, wide, narrow, least in RARER:
         hit, name = Probability(level), f"{level:g}"
         rows.append(Entry(f"constant tilt, level {name}", CASCADE, CONSTANT, hit, 1.5, constant, wide, reference=name))
         rows.append(
-            Entry(f"tilt with feedback, level {name}", CASCADE, FEEDBACK, hit, 1.5, feedback, narrow, reference=name)
+            Entry(
+                f"tilt with feedback, level {name}",
+                CASCADE,
+                FEEDBACK,
+                hit,
+                1.5,
+                feedback,
+                narrow,
+                least,
+                reference=name,
+            )
         )
     rows += [
         Entry("no jumps, constant tilt", CALM, CONSTANT, gain=5.6e4, spread=1.55, reference="calm"),

@@ -5,9 +5,12 @@ import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..study.folder import write_json
 
 Contestant = Callable[[int, int], dict[str, np.ndarray]]  # (paths, seed) -> outcomes by path
 LIMIT = 4.0  # combined standard errors within which means must agree
@@ -69,12 +72,19 @@ def _median(work: float, spent: np.ndarray, first: float) -> Timing:
     )
 
 
+def save(out: Path | None, name: str, results: dict[str, Any]) -> None:
+    """Writes the results of a benchmark into a folder, if one is given; numbers that are not finite become null."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / name, results)
+
+
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     import jax
 
     versions = {}
-    for name in ("tailrisk-jax", "jax", "jaxlib", "numpy", "numba"):
+    for name in ("tailrisk-jax", "jax", "jaxlib", "numpy", "numba", "torch"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -7,7 +7,7 @@ inverse to effective depth: share = (volume / variance) / (volume / variance in 
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import optimize
 
 from .._fields import SECONDS_PER_YEAR, InputError
@@ -16,12 +16,12 @@ from ..data.tables import Bars
 from ..tails.measures import Estimate
 
 _LOG = np.log(2.0)
-_RESAMPLED = 12  # bars that stay together
+_TOGETHER = 60.0  # minutes that stay together when bars are resampled
 _STARTS = [(np.log(a), np.log(f)) for a in (1.0, 0.1, 0.01) for f in (0.05, 0.3)]
 
 
 class Evaporation(NamedTuple):
-    """Constants of `EvaporatingDepth` with 95 % intervals from resampled blocks of bars, and the deepest share seen."""
+    """Constants of `EvaporatingDepth` with 95 % intervals from resampled hours of bars, and the deepest share seen."""
 
     reference: float  # 1/sqrt(year), before the event
     sensitivity: Estimate
@@ -64,10 +64,9 @@ def evaporation(
     if x.size < 24:
         raise InputError(f"{bars.source.paths[0]}: {x.size} bars from {start} to {end}, expected at least 24")
     point = _fit(x, y, _STARTS)
-    rng, count = np.random.default_rng(seed), -(-x.size // _RESAMPLED)
-    sample = []
+    rng, sample = np.random.default_rng(seed), []
     for _ in range(draws):
-        pick = (rng.integers(0, x.size, (count, 1)) + np.arange(_RESAMPLED)).ravel() % x.size
+        pick = _resampled(bars, x.size, rng)
         sample.append(_fit(x[pick], y[pick], [(np.log(point[0]), np.log(point[1]))]))
     samples = np.array(sample)
     found = [_estimate(point[k], samples[:, k], "1") for k in (0, 1)]
@@ -77,6 +76,13 @@ def evaporation(
         float(np.sqrt(normal / years)), found[0], found[1], _way_back(bars, y, inside, draws, rng),
         float(hourly.min()), np.exp(log_share), excess,
     )  # fmt: skip
+
+
+def _resampled(bars: Bars, size: int, rng: np.random.Generator) -> Int[np.ndarray, " size"]:
+    """Places of as many bars, an hour of neighbors at a time, whatever the length of a bar."""
+    block = max(1, min(round(_TOGETHER * 60e6 / bars.every), size))
+    starts = rng.integers(0, size, (-(-size // block), 1))
+    return (starts + np.arange(block)).ravel()[:size] % size
 
 
 def _estimate(value: float, samples: np.ndarray, unit: str) -> Estimate:
@@ -102,7 +108,7 @@ def _fit(x: np.ndarray, y: np.ndarray, starts: list[tuple[float, float]]) -> tup
 def _way_back(bars: Bars, y: np.ndarray, inside: np.ndarray, draws: int, rng: np.random.Generator) -> Estimate:
     """Minutes in which the missing share falls by e, over 12 hours after the half hour in which it was largest.
 
-    share = 1 - lost exp(-t/recovery) in logs; the interval is from resampled blocks of residuals.
+    share = 1 - lost exp(-t/recovery) in logs; the interval is from resampled hours of residuals.
     """
     minutes = (bars.time[inside] - bars.time[inside][0]) / 60e6
     width = max(1, round(1800e6 / bars.every))
@@ -119,9 +125,7 @@ def _way_back(bars: Bars, y: np.ndarray, inside: np.ndarray, draws: int, rng: np
         return run.x
 
     point = fitted(z, [-2.0, np.log(120.0)])
-    left, count = z - curve(point), -(-t.size // _RESAMPLED)
-    found = []
+    left, found = z - curve(point), []
     for _ in range(draws):
-        pick = (rng.integers(0, t.size, (count, 1)) + np.arange(_RESAMPLED)).ravel()[: t.size] % t.size
-        found.append(np.exp(fitted(curve(point) + left[pick], point)[1]))
+        found.append(np.exp(fitted(curve(point) + left[_resampled(bars, t.size, rng)], point)[1]))
     return _estimate(float(np.exp(point[1])), np.array(found), "min")

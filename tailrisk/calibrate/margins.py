@@ -1,18 +1,21 @@
 """Margin rules on a real history: what they cover, what they leave uncovered, and how they move when cash is short.
 
-A rule charges a volatility s_t, known the day before, and asks for k s_t. k is fitted on the first part of the history (so that
-99 % of its days are covered), and everything is judged on the rest. Longs and shorts are margined alike: the loss is |r|.
+A rule charges a volatility s_t, known the period before, and asks for k s_t. k is fitted on the first part of the history (so
+that 99 % of its periods are covered), and everything is judged on the rest. Longs and shorts are margined alike: the loss is
+|r|. The margins of a venue or of a tuned policy are judged as they stand: s_t is the margin itself and k = 1.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
 from .._fields import InputError
+from ..margin import AbstractMargin
 from ..margin.procyclicality import (
     AbstractVolatilityTool,
     LookbackFloor,
@@ -26,25 +29,36 @@ from ..tails import backtests
 from ..tails.measures import Estimate, binomial_interval
 
 LEVEL = 0.99
-LEAST = 500  # days in each part
+LEAST = 500  # periods in each part
+
+
+class Settings(NamedTuple):
+    """How rules are fitted and judged; all but `most_call` in periods."""
+
+    train: int = 1_200  # at first, that rules are fitted to
+    half_life: float = 20.0  # of the weighted volatility
+    most_call: float = 0.6  # largest call of the tuned rule over that of the plain one
+    call: int = 5  # in which a call is raised
+    block: int = 30  # that stay together when periods are resampled
+    histories: int = 20_000  # simulated for the laws of the tests
 
 
 class Judged(NamedTuple):
-    """A rule on the days that it was not fitted to."""
+    """A rule on the periods that it was not fitted to."""
 
     rule: str
     multiple: float  # k
     coverage: Estimate
-    uncovered: Estimate  # mean loss beyond the margin, per notional and day
+    uncovered: Estimate  # mean loss beyond the margin, per notional and period
     worst_uncovered: float
     mean_margin: float
     peak_to_trough: float
-    five_day_call: float
+    largest_call: float
     p_values: dict[str, float]  # Kupiec, Christoffersen, Acerbi-Szekely
 
 
-def ewma(moves: Float[np.ndarray, " days"], half_life: float, start: float) -> Float[np.ndarray, " days"]:
-    """Exponentially weighted volatility of the days before each (RiskMetrics 1996)."""
+def ewma(moves: Float[np.ndarray, " periods"], half_life: float, start: float) -> Float[np.ndarray, " periods"]:
+    """Exponentially weighted volatility of the periods before each (RiskMetrics 1996)."""
     keep, variance = 2.0 ** (-1.0 / half_life), start**2
     out = np.empty(moves.size)
     for i, move in enumerate(moves):
@@ -53,10 +67,11 @@ def ewma(moves: Float[np.ndarray, " days"], half_life: float, start: float) -> F
     return out
 
 
-def rules(moves: np.ndarray, train: int, half_life: float) -> dict[str, Float[np.ndarray, " days"]]:
+def rules(moves: np.ndarray, settings: Settings) -> dict[str, Float[np.ndarray, " periods"]]:
     """Charged volatility of every rule: flat, exponentially weighted, and with each of the three tools of EMIR."""
+    train = settings.train
     past = moves[:train]
-    volatility = ewma(moves, half_life, float(past[:30].std()))
+    volatility = ewma(moves, settings.half_life, float(past[:30].std()))
     normal = float(np.median(volatility[:train]))
     stressed = float(np.quantile(volatility[:train], 0.95))
     tools: dict[str, AbstractVolatilityTool] = {
@@ -69,14 +84,15 @@ def rules(moves: np.ndarray, train: int, half_life: float) -> dict[str, Float[np
     return flat | {name: np.asarray(tool.charged(jnp.asarray(volatility))) for name, tool in tools.items()}
 
 
-def tuned(moves: np.ndarray, train: int, half_life: float, most_call: float) -> Float[np.ndarray, " days"]:
+def tuned(moves: np.ndarray, settings: Settings) -> Float[np.ndarray, " periods"]:
     """The charge of all three tools together that costs least on the first part, by share, weight and floor.
 
-    Least mean margin over buffer share, stress weight and floor, k set to the coverage, with the five-day call no larger
+    Least mean margin over buffer share, stress weight and floor, k set to the coverage, with the largest call no larger
     than `most_call` times that of the plain rule.
     """
+    train = settings.train
     past = moves[:train]
-    volatility = ewma(moves, half_life, float(past[:30].std()))
+    volatility = ewma(moves, settings.half_life, float(past[:30].std()))
     normal, stressed = (float(np.quantile(volatility[:train], q)) for q in (0.5, 0.95))
 
     def charged(p: np.ndarray) -> np.ndarray:
@@ -93,11 +109,14 @@ def tuned(moves: np.ndarray, train: int, half_life: float, most_call: float) -> 
         s = charged(p)
         return multiple(past, s[:train]) * s[:train]
 
-    limit = most_call * _call(margin(np.zeros(3)))
+    def call(m: np.ndarray) -> float:
+        return float(largest_call(jnp.asarray(m), settings.call))
+
+    limit = settings.most_call * call(margin(np.zeros(3)))
 
     def cost(p: np.ndarray) -> float:
         m = margin(p)
-        return float(m.mean()) + 10.0 * max(0.0, _call(m) - limit)
+        return float(m.mean()) + 10.0 * max(0.0, call(m) - limit)
 
     ends = [(0.0, 1.0), (0.0, 0.9), (0.0, 1.0)]
     search: Any = optimize.differential_evolution  # its stubs do not know `seed`
@@ -105,24 +124,54 @@ def tuned(moves: np.ndarray, train: int, half_life: float, most_call: float) -> 
     return charged(found.x)
 
 
-def _call(margin: np.ndarray) -> float:
-    return float(largest_call(jnp.asarray(margin), 5))
+def as_it_stands(
+    margin: AbstractMargin, moves: Float[np.ndarray, " periods"], every: float, notional: float
+) -> dict[str, Float[np.ndarray, " periods"]]:
+    """Initial and maintenance margin of a position of `notional` USD, per notional, before each period of `every` years.
+
+    **Raises:** `InputError` if the schedule has rows for several assets.
+    """
+    state = margin.init(np.float64)
+    if margin.level(state).size != 1:
+        raise InputError(f"the margin has rows for {margin.level(state).size} assets, expected one")
+    size: Any = np.array([float(notional)])
+    rates = {"initial": margin.initial(size), "maintenance": margin.maintenance(size)}
+    level = np.ones(moves.size)
+    if not margin.is_static:
+        step = jax.jit(lambda state, move: margin.update(state, move, jnp.asarray(every)))
+        for i, move in enumerate(moves):
+            level[i] = float(margin.level(state)[0])
+            state = step(state, jnp.asarray([move]))
+    return {name: float(np.asarray(rate)[0]) / float(notional) * level for name, rate in rates.items()}
 
 
 def multiple(moves: np.ndarray, charged: np.ndarray) -> float:
-    """k that covers 99 % of the days."""
-    return float(np.quantile(np.abs(moves) / charged, LEVEL))
+    """k that covers 99 % of the periods."""
+    return float(np.quantile(np.abs(moves) / charged, LEVEL, method="hazen"))  # that of the law of the tests
 
 
-def judge(name: str, moves: np.ndarray, charged: np.ndarray, train: int, histories: int = 20_000) -> Judged:
-    """Fits k on the first days and judges the rule on the rest.
+def _check(size: int, settings: Settings) -> None:
+    train, judged = settings.train, size - settings.train
+    if not min(train, judged) >= LEAST:
+        raise InputError(f"margins.train = {train} of {size} periods: expected at least {LEAST} before and after")
+    for name in ("call", "block"):
+        span = getattr(settings, name)
+        if judged < 2 * span:
+            raise InputError(f"margins.{name} = {span}: expected at most half of the {judged} periods that are judged")
 
-    The law of the tests is that of the rule: |r| is s_t times what |r|/s was on the first days.
+
+def judge(name: str, moves: np.ndarray, charged: np.ndarray, settings: Settings, k: float | None = None) -> Judged:
+    """Judges a rule on the periods after the first ones, to which k is fitted unless it is given.
+
+    The law of the tests is that of the rule: |r| is s_t times what |r|/s was on the first periods. Where k is given that law
+    is scaled so that k covers what it should, 99 %: the tests ask whether the margin does.
     """
-    if not LEAST <= train <= moves.size - LEAST:
-        raise InputError(f"train = {train} of {moves.size} days: expected at least {LEAST} days before and after")
+    _check(moves.size, settings)
+    train, histories = settings.train, settings.histories
     scores = np.sort(np.abs(moves[:train]) / charged[:train])
-    k, alpha = multiple(moves[:train], charged[:train]), 1.0 - LEVEL
+    fitted, alpha = multiple(moves[:train], charged[:train]), 1.0 - LEVEL
+    k = fitted if k is None else k
+    scores = scores * (k / fitted)
     grid = (np.arange(scores.size) + 0.5) / scores.size
 
     def quantile(u: np.ndarray) -> np.ndarray:  # of profit, which is minus the loss
@@ -144,30 +193,31 @@ def judge(name: str, moves: np.ndarray, charged: np.ndarray, train: int, histori
     low, high = (float(end) for end in binomial_interval(loss.size - count, loss.size))
     share = 1.0 - count / loss.size
     coverage = Estimate(share, float(np.sqrt(share * (1.0 - share) / loss.size)), low, high, "1")
-    swing = float(peak_to_trough(jnp.asarray(margin)))
     return Judged(
-        name, k, coverage, _bootstrapped(over), float(over.max()), float(margin.mean()), swing, _call(margin), p_values
-    )
+        name, k, coverage, _bootstrapped(over, settings.block), float(over.max()), float(margin.mean()),
+        float(peak_to_trough(jnp.asarray(margin))), float(largest_call(jnp.asarray(margin), settings.call)), p_values,
+    )  # fmt: skip
 
 
-def _bootstrapped(over: np.ndarray, draws: int = 2_000) -> Estimate:
-    """Mean with percentiles of resampled months: rough, since a dozen days carry it."""
-    months = over.size // 30
-    sums = over[: months * 30].reshape(months, 30).mean(axis=1)
-    means = sums[np.random.default_rng(0).integers(0, months, (draws, months))].mean(axis=1)
+def _bootstrapped(over: np.ndarray, block: int, draws: int = 2_000) -> Estimate:
+    """Mean with percentiles of resampled blocks: rough, since few periods carry it."""
+    blocks = over.size // block
+    sums = over[: blocks * block].reshape(blocks, block).mean(axis=1)
+    means = sums[np.random.default_rng(0).integers(0, blocks, (draws, blocks))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float(over.mean()), float(means.std(ddof=1)), float(low), float(high), "1")
 
 
 def backtest(
-    moves: Float[np.ndarray, " days"], train: int, half_life: float = 20.0, most_call: float = 0.6,
+    moves: Float[np.ndarray, " periods"], settings: Settings, fixed: Mapping[str, Float[np.ndarray, " periods"]],
     report: Callable[[str], None] = lambda text: None,
 ) -> Mapping[str, Judged]:  # fmt: skip
-    """All rules and the tuned one on a history of daily returns."""
-    charges = rules(moves, train, half_life)
-    charges["tuned tools"] = tuned(moves, train, half_life, most_call)
-    out = {}
-    for name, charged in charges.items():
-        out[name] = judge(name, moves, charged, train)
-        report(f"margin rule {name}: covers {out[name].coverage.value:.2%}")
+    """All rules, the tuned one, and margins that are given on a history of returns."""
+    _check(moves.size, settings)
+    charges = rules(moves, settings)
+    charges["tuned tools"] = tuned(moves, settings)
+    out = {name: judge(name, moves, charged, settings) for name, charged in charges.items()}
+    out |= {name: judge(name, moves, margin, settings, 1.0) for name, margin in fixed.items()}
+    for name, one in out.items():
+        report(f"margin rule {name}: covers {one.coverage.value:.2%}")
     return out

@@ -66,15 +66,17 @@ def posterior(
         x = draws[:, k]
         mean = float(weights @ x)
         deviation = float(np.sqrt(weights @ (x - mean) ** 2))
-        low, high = _quantiles(x, weights, (0.025, 0.975))
+        low, high = quantiles(x, weights, (0.025, 0.975))
         estimates[name] = Estimate(mean, deviation, low, high, "1")
         left[name] = deviation**2 / max(float(x.var()), 1e-300)
     return Posterior(weights, effective, estimates, left)
 
 
-def _quantiles(x: np.ndarray, weights: np.ndarray, levels: tuple[float, ...]) -> list[float]:
-    order = np.argsort(x)
-    return np.interp(levels, np.cumsum(weights[order]) - 0.5 * weights[order], x[order]).tolist()
+def quantiles(
+    x: Float[np.ndarray, " draws"], weights: Float[np.ndarray, " draws"], levels: tuple[float, ...]
+) -> list[float]:
+    """The smallest draw whose weight and that of all below it reach each level of the whole."""
+    return np.quantile(x, levels, weights=weights, method="inverted_cdf").tolist()
 
 
 class Calibrated(NamedTuple):

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from .._fields import SECONDS_PER_YEAR, InputError
 from ..data._tables import date
+from ..data.quality import reverting
 from ..data.series import AbstractSeries
 
 LEAST = 100  # observed returns
@@ -36,9 +37,19 @@ class Returns(NamedTuple):
 def returns(series: AbstractSeries, asset: int = 0) -> Returns:
     """Log returns of one asset of a series.
 
-    **Raises:** `InputError` if fewer than 100 returns were observed.
+    **Raises:** `InputError` if fewer than 100 returns were observed, or a price halves or doubles for one interval alone,
+    which is a bad print (a table of bars says by its volume whether such a price was traded).
     """
     times, prices = series.load()
+    known = ~np.isnan(prices[:, asset])
+    spikes, size = reverting(prices[known, asset])
+    bad = np.flatnonzero(spikes & (size > np.log(2.0)))
+    if bad.size:
+        when = date(times[known][bad[0]])
+        raise InputError(
+            f"series: price {prices[known, asset][bad[0]]:g} at {when} is undone at the next, {bad.size} such price(s); "
+            "remove what was not traded"
+        )
     moves = np.diff(np.log(prices[:, asset]))
     seen = ~np.isnan(moves)
     if seen.sum() < LEAST:

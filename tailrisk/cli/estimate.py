@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from tqdm import tqdm
 
 from ..study.config import ConfigError
@@ -75,19 +74,17 @@ class _Progress:
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
-        self.count, self.sum, self.square = 0, 0.0, 0.0
+        from ..tails.moments import empty_moments, merge_moments
+
+        self.bad_debt, self.merge = empty_moments(), merge_moments
         self.last = self.start = time.monotonic()
         self.terminal = sys.stderr.isatty()
 
-    def __call__(self, done: int, total: int, bad_debt: np.ndarray) -> None:
+    def __call__(self, done: int, total: int, bad_debt: Any) -> None:
         if self.bar is None and self.terminal:
             self.bar = tqdm(total=total, unit="path", unit_scale=True, dynamic_ncols=True)
-        self.count += bad_debt.size
-        self.sum += float(bad_debt.sum(dtype=float))
-        self.square += float((bad_debt.astype(float) ** 2).sum())
-        mean = self.sum / self.count
-        half = 1.96 * max(self.square / self.count - mean**2, 0.0) ** 0.5 / self.count**0.5
-        estimate = f"bad debt {mean:.4g} ± {half:.2g} USD"
+        self.bad_debt = self.merge(self.bad_debt, bad_debt)
+        estimate = f"bad debt {float(self.bad_debt.mean):.4g} ± {1.96 * float(self.bad_debt.std_error):.2g} USD"
         now = time.monotonic()
         if self.bar is not None:
             self.bar.n = done
@@ -128,6 +125,7 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     """Check a config; every error names its dotted key."""
     from ..study import tune as tuning
     from ..study.config import read_toml
+    from ..study.memory import chunk_of
     from ..study.run import check_size, load, prepare
 
     study = load(config, overrides)
@@ -139,7 +137,8 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     gross = float(system.cascade.positions.gross())
     click.echo(
         f"{config}: valid. {study.run.books} book(s) of {gross:,.0f} USD gross notional, {study.run.paths:,} paths of "
-        f"{system.steps} steps, {study.run.precision}." + (" [tune] is valid." if tuned else "")
+        f"{system.steps} steps, {study.run.precision}. Batches of {chunk_of(study.run, system):,}."
+        + (" [tune] is valid." if tuned else "")
     )
 
 

@@ -16,16 +16,21 @@ def doctor() -> None:
 
     import jax
 
+    from ..study import memory
+
     click.echo(f"tailrisk {version('tailrisk-jax')}, Python {platform.python_version()}, {platform.platform()}")
     click.echo("  ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy")))
     for device in jax.devices():
         stats = device.memory_stats() or {}
-        memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
-        click.echo(f"device {device.id}: {device.platform} {device.device_kind}{memory}")
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        limit = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
+        click.echo(f"device {device.id}: {device.platform} {device.device_kind}{limit}")
     click.echo(
-        f"{os.cpu_count()} cores, {pages / 2**30:.1f} GiB memory, "
+        f"{os.cpu_count()} cores, {memory.memory_bytes() / 2**30:.1f} GiB memory, "
         f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free disk here"
+    )
+    click.echo(
+        f"batches of paths take at most {0.5 * memory.device_bytes() / 2**30:.1f} GiB (run.memory), "
+        f"{memory.batches_at_a_time()} at a time"
     )
     click.echo(f"compiled programs are kept in {jax.config.values['jax_compilation_cache_dir']}")
     click.echo("precision: float32 for speed (run.precision), float64 for published numbers")

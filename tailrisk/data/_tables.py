@@ -4,6 +4,7 @@ import csv
 import datetime
 import difflib
 import gzip
+import importlib.util
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,24 @@ from typing import Any
 import numpy as np
 
 from .._fields import InputError
+
+PACKAGE = "package:"  # before the name of an installed package and a file that it ships
+
+
+def located(path: str) -> Path:
+    """The file that a path names: itself, or one that an installed package ships. The package is not imported.
+
+    **Raises:** `InputError` if there is no such package.
+    """
+    if not path.startswith(PACKAGE):
+        return Path(path)
+    name, _, inside = path.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            f"{path}: no package {name!r} is installed; pip install {name or 'it'}, or give a file of yours"
+        )
+    return Path(found.submodule_search_locations[0]) / inside
 
 
 def read_table(

@@ -6,7 +6,6 @@ CSV file is row 1) and what to do; nothing is repaired silently.
 
 import abc
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._fields import SECONDS_PER_YEAR, InputError, Real, choice, duration, parse_duration, real
-from ._tables import date, hint, numbers, read_table, seconds
+from ._tables import date, hint, located, numbers, read_table, seconds
 
 _SCALE = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _LATEST = 1e11  # seconds; a later time means that the unit is wrong
@@ -108,8 +107,9 @@ class PriceFile(AbstractSeries):
     Either several `columns` are the assets, or one column of a long table is read once for every one of the `symbols`
     (rows where `symbol_column` has that value). Times must increase by a constant step; `missing` says what happens
     where rows are missing: "refuse" names the first gap, "hold" repeats the last price, "mark" leaves nan, which a
-    calibration takes as not seen. `every` thins the series to a
-    multiple of the file's spacing, counted from its first time.
+    calibration takes as not seen, "skip" counts the rows alone and spaces them evenly, as for a market that closes at
+    night and over weekends. `every` thins the series to a multiple of the file's spacing, counted from its first time.
+    A path `package:NAME/FILE` is a file that the installed package NAME ships.
 
     Example: `PriceFile("trades.csv.gz", symbols=("BTCUSDT", "ETHUSDT"), every="5min").load()`.
     """
@@ -129,7 +129,7 @@ class PriceFile(AbstractSeries):
     )  # first time kept, ISO, UTC; empty: from the beginning
     end: str = eqx.field(static=True, converter=str, default="")  # first time not kept; empty: to the end
     every: str = eqx.field(static=True, default="")  # spacing wanted, such as "5min"; empty: that of the file
-    missing: str = choice("refuse", "refuse", "hold", "mark")
+    missing: str = choice("refuse", "refuse", "hold", "mark", "skip")
 
     def __check_init__(self):
         if not self.columns:
@@ -156,7 +156,7 @@ class PriceFile(AbstractSeries):
 
     def load(self) -> tuple[Float[np.ndarray, " times"], Float[np.ndarray, "times assets"]]:
         wanted = [self.time_column, *self.columns, *([self.symbol_column] if self.symbols else [])]
-        table, rows = read_table(Path(self.path), wanted)
+        table, rows = read_table(located(self.path), wanted)
         times = self._times(table[self.time_column], rows)
         prices = np.column_stack([numbers(table[name], rows, self.path, name) for name in self.columns])
         kept = np.ones(len(rows), bool)
@@ -213,6 +213,9 @@ class PriceFile(AbstractSeries):
                 f"{self.path} row {rows[i]}: time {date(times[i])} does not follow {date(times[i - 1])}, expected "
                 f"strictly increasing times; {cure}"
             )
+        if self.missing == "skip":
+            spacing = float(times[-1] - times[0]) / steps.size
+            return self._thin(times[0] + spacing * np.arange(len(times)), prices, spacing)
         spacing = float(np.median(steps))
         counts = np.rint(steps / spacing)
         uneven = np.flatnonzero(np.abs(steps / spacing - counts) > 1e-6)

@@ -88,23 +88,33 @@ def draw_posterior(found: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
 
 @style.house_style
 def draw_margins(found: Mapping[str, Any]) -> Figure:
-    """Coverage with its 95 % interval, uncovered loss, and how the margin moves, by rule."""
+    """Periods that are not covered and uncovered loss, with 95 % intervals, and how the margin moves, by rule."""
     rules = found["rules"]
-    figure, ((left, middle, right),) = style.new_page(1, 3, 2.2, sharey=True)
+    figure, ((left, middle, right),) = style.new_page(1, 3, 0.2 * len(rules) + 1.0, sharey=True)
     place = np.arange(len(rules))
     for axes, key, scale in ((left, "coverage", 100.0), (middle, "uncovered", 1e4)):
         value = np.array([r[key]["value"] for r in rules.values()])
         ends = np.array([r[key]["ci95"] for r in rules.values()]).T
-        reach = np.abs(ends - value)
-        axes.errorbar(scale * value, place, xerr=scale * reach, fmt="o", ms=3, color=BLUE, elinewidth=0.9, capsize=2)
-    left.axvline(99.0, color=GRAY, linewidth=0.6, zorder=0)
+        if key == "coverage":  # what is missed has the digits
+            value, ends = 1.0 - value, 1.0 - ends[::-1]
+        least = 0.3 * value[value > 0.0].min(initial=1.0)  # a logarithmic axis has no zero: an arrow stands for it
+        shown = np.maximum(value, least)
+        reach = np.abs(np.maximum(ends, least) - shown)
+        axes.errorbar(scale * shown, place, xerr=scale * reach, fmt="none", ecolor=BLUE, elinewidth=0.9, capsize=2)
+        axes.plot(scale * shown[value > 0.0], place[value > 0.0], "o", ms=3, color=BLUE)
+        axes.plot(scale * shown[value <= 0.0], place[value <= 0.0], "<", ms=4, color=BLUE)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter("")
+        axes.set_xlim(left=scale * least)
+    left.axvline(1.0, color=GRAY, linewidth=0.6, zorder=0)
     left.set_yticks(place, list(rules))
     left.invert_yaxis()
-    left.set_xlabel("Days covered (%), 95 %")
-    middle.set_xlabel("Uncovered loss (bp of notional\na day), 95 %")
+    left.set_xlabel("Periods not covered (%), 95 %\n(line: 1 %, what rules are fitted to)")
+    middle.set_xlabel("Uncovered loss (bp of notional\na period), 95 %")
     for key, marker, color, label in (
         ("mean_margin", "o", BLUE, "mean"),
-        ("five_day_call", "D", VERMILION, "largest five-day call"),
+        ("largest_call", "D", VERMILION, f"largest call in {found['call']:,} periods"),
     ):
         right.plot([100.0 * r[key] for r in rules.values()], place, marker, ms=3.5, color=color, label=label)
     right.set_xlabel("Margin (% of notional)")

@@ -145,7 +145,7 @@ def _replay(events: Mapping[str, Any]) -> Iterator[str]:
             rows.append([name, key, _middle(row["simulated"]), real, ratio])
     head = ["event", "statistic", "simulated, median (90 % of worlds)", "realized", "simulated over realized"]
     yield from compact(head, rows)
-    keys = ("amplification", "part of the cascade", "liquidated share")
+    keys = ("amplification", "part of the cascade", "liquidated share", "mark above last")
     rows = [
         [name, f"{e['onset_minutes']} min, {e['news_before_onset']:.1%}", *(_middle(e["attribution"][k]) for k in keys)]
         for name, e in events.items()
@@ -156,7 +156,7 @@ def _replay(events: Mapping[str, Any]) -> Iterator[str]:
         "amplification of the real fall",
         "part that the model gives the cascade",
     ]
-    yield from compact([*head, "liquidated at real prices"], rows)
+    yield from compact([*head, "liquidated at real prices", "mark above last at real prices"], rows)
 
 
 def _middle(spread: Mapping[str, Any]) -> str:
@@ -181,7 +181,10 @@ def _posterior(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _margins(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{found['periods']:,} periods, {found['start'][:10]} to {found['end'][:10]}; fitted on the first {found['train']:,}."
+    yield (
+        f"{found['periods']:,} periods of {_length(found['period_days'])}, {found['start'][:10]} to {found['end'][:10]}; "
+        f"fitted on the first {found['train']:,}, judged on the rest. Uncovered: intervals from blocks of {found['block']:,}."
+    )
     yield ""
     rows = []
     for name, r in found["rules"].items():
@@ -191,12 +194,16 @@ def _margins(found: Mapping[str, Any]) -> Iterator[str]:
                 name, f"{c['value']:.2%} ({c['ci95'][0]:.2%} to {c['ci95'][1]:.2%})",
                 f"{1e4 * u['value']:.2f} ({1e4 * u['ci95'][0]:.2f} to {1e4 * u['ci95'][1]:.2f})",
                 f"{r['worst_uncovered']:.1%}", f"{r['mean_margin']:.1%}", f"{r['peak_to_trough']:.2f}",
-                f"{r['five_day_call']:.1%}", ", ".join(f"{p:.2g}" for p in r["p_values"].values()),
+                f"{r['largest_call']:.1%}", ", ".join(f"{p:.2g}" for p in r["p_values"].values()),
             ]
         )  # fmt: skip
     names = next(iter(found["rules"].values()))["p_values"]
     head = ["rule", "coverage", "uncovered (bp of notional a period)", "worst", "mean margin", "peak to trough"]
-    yield from compact([*head, "five-period call", f"p-values: {', '.join(names)}"], rows)
+    yield from compact([*head, f"largest call in {found['call']:,}", f"p-values: {', '.join(names)}"], rows)
+
+
+def _length(days: float) -> str:
+    return f"{24.0 * days:.3g} h" if days < 1.0 else f"{days:.3g} d"
 
 
 SECTIONS = {

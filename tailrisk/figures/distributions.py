@@ -1,7 +1,7 @@
 """How large losses and cascades get: complementary distributions with pointwise bands."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,19 +21,41 @@ POINTS = 300
 _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def exceedance(sample: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, ...]:
+class Counted(NamedTuple):
+    """Positive values of paths, largest first, how many are at least that large, and the number of paths."""
+
+    value: np.ndarray
+    rank: np.ndarray
+    paths: int
+
+
+def counted(sample: np.ndarray) -> Counted:
+    """The values of a sample."""
+    positive = np.sort(sample[sample > 0.0].astype(float))[::-1]
+    return Counted(positive, np.arange(1, positive.size + 1), sample.size)
+
+
+def _of_run(results: Results, name: str) -> Counted:
+    """Values of all paths of a run: one by one, or from bins where a run keeps no more than that."""
+    if f"bins/{name}/value" not in results:
+        return counted(style.need(results, f"path/{name}")[0])
+    return Counted(results[f"bins/{name}/value"], np.cumsum(results[f"bins/{name}/count"]), int(results["paths"]))
+
+
+def exceedance(sample: np.ndarray | Counted, confidence: float = 0.95) -> tuple[np.ndarray, ...]:
     """x, P(X > x) just below x, and its exact binomial limits, at up to 300 ranks spread evenly in log rank.
 
     At the j-th largest value j of n paths are at least that large.
     """
-    positive = np.sort(sample[sample > 0.0].astype(float))[::-1]
-    ranks = np.unique(np.round(np.geomspace(1, max(positive.size, 1), POINTS)).astype(int))
-    x = positive[ranks - 1]
-    low, high = measures.binomial_interval(ranks, sample.size, confidence)
-    return x, ranks / sample.size, low, high
+    value, rank, paths = sample if isinstance(sample, Counted) else counted(sample)
+    wanted = np.geomspace(1, max(int(rank[-1]) if rank.size else 0, 1), POINTS)
+    place = np.unique(np.searchsorted(rank, np.round(wanted).astype(int)))
+    x, rank = value[place], rank[place]
+    low, high = measures.binomial_interval(rank, paths, confidence)
+    return x, rank / paths, low, high
 
 
-def _curve(axes: Axes, sample: np.ndarray, color: str, label: str, line: str = "-") -> tuple[float, float]:
+def _curve(axes: Axes, sample: Counted, color: str, label: str, line: str = "-") -> tuple[float, float]:
     """Draws a complementary distribution with its 95 % band; returns its largest value and smallest probability."""
     x, share, low, high = exceedance(sample)
     axes.fill_between(x, low, high, step="post", color=color, alpha=0.25, linewidth=0)
@@ -69,9 +91,9 @@ def _probability(value: float, _: Any) -> str:
 @style.house_style
 def draw_exceedance(results: Results, summary: Mapping[str, Any]) -> Figure:
     """Loss exceedance curve of bad debt with value-at-risk and expected shortfall."""
-    (debt,) = style.need(results, "path/bad_debt")
-    if not np.any(debt > 0.0):
-        raise style.MissingData(f"loss exceedance: none of {debt.size:,} paths had bad debt")
+    debt = _of_run(results, "bad_debt")
+    if not debt.value.size:
+        raise style.MissingData(f"loss exceedance: none of {debt.paths:,} paths had bad debt")
     figure, (axes,) = style.new_figure(height=2.7)
     largest, smallest = _curve(axes, debt, BLUE, "paths, 95 % band")
     handles: dict[str, Any] = {"curve": axes.get_lines()[0]}
@@ -114,10 +136,12 @@ def _known(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
 
 
-def _left(sample: np.ndarray) -> float:
+def _left(sample: Counted) -> float:
     """Where a curve begins to fall."""
-    positive = sample[sample > 0.0]
-    return float(np.quantile(positive, LEFT_OUT)) if positive.size else np.inf
+    if not sample.value.size:
+        return np.inf
+    place = np.searchsorted(sample.rank, (1.0 - LEFT_OUT) * sample.rank[-1])
+    return float(sample.value[min(int(place), sample.value.size - 1)])
 
 
 def _gross(results: Results) -> float | None:
@@ -128,12 +152,12 @@ def _gross(results: Results) -> float | None:
 def draw_cascade_sizes(results: Results, summary: Mapping[str, Any]) -> Figure:
     """Distribution of forced notional per path and of its largest single step."""
     del summary
-    total, peak = style.need(results, "path/forced_notional", "path/peak_notional")
-    if not np.any(total > 0.0):
-        raise style.MissingData(f"cascade sizes: none of {total.size:,} paths had a forced order")
+    total, peak = (_of_run(results, name) for name in ("forced_notional", "peak_notional"))
+    if not total.value.size:
+        raise style.MissingData(f"cascade sizes: none of {total.paths:,} paths had a forced order")
     figure, (axes,) = style.new_figure(height=2.7)
     largest, smallest = _curve(axes, total, BLUE, "whole path, 95 %")
-    if np.any(peak > 0.0):
+    if peak.value.size:
         _curve(axes, peak, ORANGE, "largest step, 95 %", line="--")
     _finish(axes, largest, smallest, min(_left(total), _left(peak)), _gross(results))
     axes.set_xlabel("Forced notional x (USD)")

@@ -37,29 +37,79 @@ def halting(policy: dict[str, Any]) -> Iterator[str]:
     )
     yield "though the same path has no bad debt without a breaker. With impact off no halt gains on a price without trend"
     yield ""
-
-    def share(one: dict[str, Any]) -> str:
-        return f"{one['value']:.2%} ({one['ci95'][0]:.2%} to {one['ci95'][1]:.2%})"
-
-    def points(one: dict[str, Any]) -> str:
-        if one["std_error"] is None:  # too few paths are halted to say how far off it is
-            return f"{number(1e4 * one['value'], 2)} (no interval)"
-        return estimate(1e4 * one["value"], 1e4 * one["std_error"])
-
     yield from table(
-        ["world", "paths halted", "false", "of all halts", "expected bad debt", "forced volume"],
+        [
+            "world",
+            "paths halted",
+            "false",
+            "of all halts",
+            "time halted",
+            "bad debt",
+            "by fund",
+            "by winners",
+            "forced volume",
+        ],
         [
             [
                 row["world"],
-                share(row["halts"]),
-                share(row["false_halts"]),
+                _share(row["halts"]),
+                _share(row["false_halts"]),
                 f"{row['false_halts']['value'] / row['halts']['value']:.0%}" if row["halts"]["value"] else "-",
-                points(row["bad_debt"]),
-                points(row["forced"]),
+                _times(100.0, row["time"]) + " %",
+                *(_times(1e4, row[name]) for name in ("bad_debt", "fund_paid", "adl_profit", "forced")),
             ]
             for row in rows
         ],
     )
+    yield from _trigger(rows)
+    yield "Its reopenings, where the horizon sees one: how far the price after the auction is beyond the level that was hit (%,"
+    yield "log, negative where it has come back), and the farthest from then on; bad debt of accounts whose order a halt held"
+    yield "back (basis points of the book), those still waiting at the horizon included"
+    yield ""
+    yield from table(
+        ["world", "paths reopened", "gap", "overshoot", "late bad debt"],
+        [
+            [
+                row["world"],
+                _share(row["trigger"]["reopened"]),
+                *(_times(100.0, row["trigger"][name]) for name in ("gap", "overshoot")),
+                _times(1e4, row["late_bad_debt"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _trigger(rows: list[dict[str, Any]]) -> Iterator[str]:
+    worlds = [row for row in rows if row["world"] in ("as tuned", "impact off")]
+    by_distance = list(zip(*(row["trigger"]["by_distance"] for row in worlds), strict=True))
+    if not by_distance:  # a throttle has no trigger
+        return
+    yield "Its trigger: P(hit) from within a distance, as tuned and with impact off: nobody trades ahead of a halt, so what draws"
+    yield "the price there is forced sales"
+    yield ""
+    yield from table(
+        ["distance", *(f"{row['world']}: {what}" for row in worlds for what in ("paths within", "hit"))],
+        [
+            [f"{one[0]['distance']:.2%}", *(_share(found[name]) for found in one for name in ("within", "hit"))]
+            for one in by_distance
+        ],
+    )
+
+
+def _share(one: dict[str, Any]) -> str:
+    if one["value"] is None:
+        return "-"
+    return f"{one['value']:.2%} ({one['ci95'][0]:.2%} to {one['ci95'][1]:.2%})"
+
+
+def _times(scale: float, one: dict[str, Any]) -> str:
+    """A scaled estimate; too few paths may carry it to say how far off it is."""
+    if one["value"] is None:
+        return "-"
+    if one["std_error"] is None:
+        return f"{number(scale * one['value'], 2)} (no interval)"
+    return estimate(scale * one["value"], scale * one["std_error"])
 
 
 def replay(policy: dict[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..study.config import ConfigError
 from ..study.folder import write_atomic, write_json
 from ..study.observed import Claim, Row, judged, read_curves, status, write_curves
-from ..study.published import Experiment, Setting, data_records, manifest
+from ..study.published import Experiment, Setting, data_records, judgement, manifest
 from . import style
 
 EXIT = {"PASSED": 0, "FAILED": 1, "REFUSED": 3}
@@ -50,7 +50,7 @@ def publish(experiment: Experiment, out: Path, setting: Setting, *, smoke: bool)
     """Runs an experiment and writes NAME.csv, NAME.json, NAME.pdf, NAME.png and a card NAME.md, whatever its checks say."""
     config, data, began = experiment.config(smoke), data_records(experiment, setting.data), time.monotonic()
     curves = experiment.module.main(config, setting)
-    seconds, rows = time.monotonic() - began, judged(experiment.module.checks(curves))
+    seconds = time.monotonic() - began
     precision = "f32" if setting.dtype.itemsize == 4 else "f64"
     words = ["tailrisk", "figure", experiment.name, "--smoke" if smoke else "--full", "--seed", str(setting.seed)]
     written = manifest(
@@ -61,7 +61,6 @@ def publish(experiment: Experiment, out: Path, setting: Setting, *, smoke: bool)
         smoke=smoke,
         seconds=seconds,
         curves=curves,
-        rows=rows,
         data=data,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -71,10 +70,11 @@ def publish(experiment: Experiment, out: Path, setting: Setting, *, smoke: bool)
 
 
 def redraw(experiment: Experiment, out: Path) -> Verdict:
-    """Judges and draws a figure from what was written, without simulating."""
+    """Judges and draws a figure from what was written, without simulating; the manifest takes the verdicts and what drew it."""
     began, written = time.monotonic(), _manifest(out / f"{experiment.name}.json")
     curves = read_curves(out / f"{experiment.name}.csv")
     rows = judged(experiment.module.checks(curves))
+    write_json(out / f"{experiment.name}.json", written | judgement(experiment, curves, rows))
     figure = style.house_style(experiment.module.draw)(curves)
     marks = [_MARKS[status(rows)]] if status(rows) in _MARKS else []
     mark(figure, marks + ([("smoke run", style.GRAY)] if written["mode"] == "smoke" else []))

@@ -39,4 +39,7 @@ def draw_all(results: Mapping[str, np.ndarray], summary: Mapping[str, Any], fold
             drawn.notes.append(str(missing.args[0]))
         else:
             drawn.files.extend(style.save(figure, Path(folder), name))
+    if "bins/bad_debt/value" in results and "path/bad_debt" in results:
+        kept, paths = results["path/bad_debt"].size, int(results["paths"])
+        drawn.notes.append(f"who pays: from {kept:,} of {paths:,} paths, whose numbers are kept one by one (run.rows)")
     return drawn

@@ -90,6 +90,8 @@ def _head(summary: Mapping[str, Any]) -> list[str]:
         parts.append(f"seed {summary['seed']}")
     if "wall_seconds" in summary:
         parts.append(f"{summary['wall_seconds']:.3g} s")
+    if summary.get("peak_bytes"):
+        parts.append(f"{summary['peak_bytes'] / 1e9:.2g} GB at most")
     return [", ".join(parts)] if parts else []
 
 

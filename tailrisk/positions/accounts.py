@@ -293,6 +293,21 @@ class MarginGroups(AbstractPositions):
         )
         return state, closing
 
+    def held_back(self, state: GroupsState, closed: Bool[Array, " assets"], orders: GroupsOrder) -> GroupsOrder:
+        """Groups, with all their legs, that have had something on order in a closed market."""
+        here = jnp.any(state.queue.astype(bool) & closed[:, None] & (state.held != 0.0), axis=0)
+        return orders._replace(share=jnp.maximum(orders.share, here[None, :].astype(orders.share.dtype)))
+
+    def among(self, state: GroupsState, order: GroupsOrder, executed: Any, orders: GroupsOrder) -> Any:
+        """The orders of the groups in `orders`, of which the same part executes."""
+        del state
+        theirs = orders.share.astype(bool)
+        order = order._replace(share=jnp.where(theirs, order.share, jnp.zeros_like(order.share)))
+        if order.taken is not None:
+            owed = jnp.where(theirs[0], order.shortfall, 0.0)
+            order = order._replace(taken=order.taken & theirs[0], shortfall=owed)
+        return order, executed
+
     def _queue(self, state: GroupsState, order: GroupsOrder, executed: Executed, closed: Any) -> Any:
         """What stays on order: where the part c of a share s executed, s (1 - c) / (1 - s c) of what is still held."""
         if not self.liquidation.partial:

@@ -106,6 +106,14 @@ class AbstractPositions(eqx.Module):
         """Books settle at the fill: closed positions become cash, deficits and surpluses are counted and set to zero."""
 
     @abc.abstractmethod
+    def held_back(self, state: Any, closed: Bool[Array, " assets"], orders: Any) -> Any:
+        """`orders` and those that stand in a market that is closed."""
+
+    @abc.abstractmethod
+    def among(self, state: Any, order: Any, executed: Any, orders: Any) -> tuple[Any, Any]:
+        """The orders, and what of them executes, of groups in `orders` alone: what `settle` then books is theirs."""
+
+    @abc.abstractmethod
     def equity(self, state: Any, log_price: Float[Array, " assets"]) -> Float[Array, ""]:
         """Sum of equities of all groups that are still open, marked at a price; USD."""
 

@@ -213,6 +213,14 @@ class SmoothThresholds(AbstractPositions):
         )
         return state._replace(sold=executed, ordered=jnp.minimum(order, executed)), closing
 
+    def held_back(self, state: SmoothState, closed: Bool[Array, " 1"], orders: Float[Array, "2"]) -> Float[Array, "2"]:
+        """The level of each side down to which an order has stood in a closed market."""
+        return jnp.minimum(orders, jnp.where(closed, state.ordered, HIGHEST))
+
+    def among(self, state: SmoothState, order: Any, executed: Any, orders: Float[Array, "2"]) -> tuple[Any, Any]:
+        """Those that execute down to the level of `orders`."""
+        return order, jnp.minimum(jnp.maximum(executed, orders), state.sold)
+
     def _all_open(self, state: SmoothState) -> Float[Array, "2 tiers 2"]:
         return jnp.stack([self.units[..., -1], self.money[..., -1]], axis=-1) - self._above(self._places(state.sold))
 

@@ -220,6 +220,15 @@ class SortedThresholds(AbstractPositions):
         )
         return state._replace(sold=executed.place, ordered=jnp.maximum(order.place, executed.place)), closing
 
+    def held_back(self, state: LadderState, closed: Bool[Array, " 1"], orders: Orders) -> Orders:
+        """The place on each side up to which an order has stood in a closed market."""
+        return orders._replace(place=jnp.maximum(orders.place, jnp.where(closed, state.ordered, 0)))
+
+    def among(self, state: LadderState, order: Orders, executed: Orders, orders: Orders) -> tuple[Orders, Orders]:
+        """Those that execute up to the place of `orders`."""
+        place = jnp.maximum(jnp.minimum(executed.place, orders.place), state.sold)
+        return order, executed._replace(place=place)
+
     def _equity(
         self, side: Int[Array, " sides"], sums: Float[Array, "sides 2"], log_price: Float[Array, " 1"]
     ) -> Float[Array, " sides"]:

@@ -10,12 +10,11 @@ import equinox as eqx
 import numpy as np
 
 from .._fields import Real, choice, count, flag, real
-from ..calibrate import AbstractLaw, Fit, HawkesFilter, contest, fit, goodness, joined, returns, thinned
+from ..calibrate import AbstractLaw, Fit, HawkesFilter, contest, fit, goodness, joined, returns
 from ..calibrate.correlation import PairRegimes, by_volatility
 from ..calibrate.goodness import quantile_plot
 from ..calibrate.heston import fit_heston
 from ..calibrate.indirect import corrected
-from ..calibrate.margins import backtest
 from ..calibrate.reproduce import day_of, measured, rows_of, simulate, statistics
 from ..data.series import AbstractSeries
 from .book_task import BookTask
@@ -25,8 +24,11 @@ from .events import Replays, read, replay, table_of
 from .folder import write_arrays, write_json, write_text
 from .impact_task import ImpactTask
 from .impact_task import estimate as estimate_impact
+from .margin_task import MarginTask
+from .margin_task import estimate as estimate_margins
 from .posterior import STATISTICS, speak
-from .run import made_with, use_precision
+from .provenance import made_with
+from .run import use_precision
 from .tables import in_hours, market_table, plain
 
 Report = Callable[[str], None]
@@ -70,16 +72,6 @@ class CorrelationTask(eqx.Module):
                 "names",
                 f"{len(self.names)} name(s) for {len(self.series)} series; give at least two series, each with a name",
             )
-
-
-class MarginTask(eqx.Module):
-    """A history on which margin rules are judged, and the part of it that they are fitted to."""
-
-    series: AbstractSeries
-    every: int = count(24, least=1)  # intervals of the series that a margin must last
-    train: int = count(1_200, least=500)  # periods
-    half_life: Real = real(20.0, unit="periods", above=0.0)
-    most_call: Real = real(0.6, unit="1", above=0.0)  # five-period call of the tuned rule over that of the plain one
 
 
 class PosteriorTask(eqx.Module):
@@ -171,11 +163,7 @@ def execute(wanted: Calibration, folder: Path, report: Report = lambda text: Non
             for name, text in files.items():
                 write_text(folder / name, text)
     if wanted.margins is not None:
-        task = wanted.margins
-        days = thinned(returns(task.series), task.every)
-        judged = backtest(days.observed, task.train, float(task.half_life), float(task.most_call), report)
-        found["margins"] = {"start": days.start, "end": days.end, "periods": int(days.seen.sum()), "train": task.train}
-        found["margins"]["rules"] = {name: plain(one._asdict()) for name, one in judged.items()}
+        found["margins"] = estimate_margins(wanted.margins, report)
     found |= {"seed": wanted.seed, "wall_seconds": time.monotonic() - began, **made_with()}
     write_arrays(folder / "results.npz", arrays)
     write_json(folder / "calibration.json", found)

@@ -20,6 +20,7 @@ from cattrs import AttributeValidationNote, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
 from .._fields import SECONDS_PER_YEAR, InputError, problems
+from ..data._tables import PACKAGE
 
 
 class ConfigError(InputError):
@@ -66,10 +67,14 @@ def _anchor(value: Any, folder: Path) -> Any:
     """Makes every `path` of a config relative to the working folder instead of the config."""
     if isinstance(value, dict):
         return {
-            key: str(folder / item) if key == "path" and isinstance(item, str) else _anchor(item, folder)
+            key: str(folder / item) if key == "path" and _is_file(item) else _anchor(item, folder)
             for key, item in value.items()
         }
     return [_anchor(item, folder) for item in value] if isinstance(value, list) else value
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, str) and not item.startswith(PACKAGE)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import SECONDS_PER_YEAR, Real, count, parse_duration, real
+from .._fields import SECONDS_PER_YEAR, Real, count, duration, parse_duration, real
 from ..calibrate.books import BookBelief
 from ..calibrate.impact import activity
 from ..data import iso, microseconds
 from ..data.series import PriceArray
+from ..data.tables import Bars
 from ..impact import EvaporatingDepth, SquareRoot
 from ..liquidation import Full
 from ..margin import Brackets
@@ -35,7 +36,9 @@ STATISTICS = (
     "rebound",
     "liquidated share",
     "deleveraged over liquidated",
+    "mark above last",
 )
+_POINTS = 30  # of the average basis
 
 
 class Event(eqx.Module):
@@ -46,6 +49,7 @@ class Event(eqx.Module):
     start: str = eqx.field(static=True, converter=str)  # ISO, UTC
     liquidated_share: Real = real([], unit="1", least=0.0)  # [low, high] of open interest; empty: not known
     deleveraged: Real = real([], unit="1", least=0.0)  # [low, high] notional deleveraged over notional liquidated
+    marks: BarsFile | None = None  # bars of the mark price of the same contract, if there are any
     source: str = eqx.field(static=True, converter=str, default="")  # of the published numbers
 
 
@@ -81,6 +85,7 @@ class Replays(eqx.Module):
     hours: int = count(12, least=2)
     fee: Real = real(0.0125, unit="1", least=0.0)
     fund: Real = real(0.005, unit="1", least=0.0)  # insurance fund over gross notional
+    basis: Real = duration("2.5min", above=0.0, most=1.0 / 365.0)  # over which the basis in the mark is averaged
 
     def check(self) -> Iterator[tuple[str, str]]:
         if not self.events:
@@ -96,6 +101,7 @@ class Crash(NamedTuple):
     onset: int  # the bar with the largest fall
     volatility: float  # per root of a day, before
     volume: float  # units per day, before
+    gap: float  # largest mark over last price, less 1; nan where marks are not known
 
 
 def read(event: Event, hours: int) -> Crash:
@@ -104,17 +110,40 @@ def read(event: Event, hours: int) -> Crash:
     **Raises:** `ConfigError` if bars are missing in the event, or none came before it.
     """
     bars = event.bars.read()
-    start, span = microseconds(event.start, "start"), int(5 * 60e6)
     calm = activity(bars.between(end=event.start))
+    price = _closes(bars, event.bars.path, event, hours)
+    log_price = np.log(price[1:] / price[0])
+    onset = int(np.argmin(np.diff(log_price, prepend=0.0)))
+    gap = np.nan
+    if event.marks is not None:
+        gap = float(np.max(_closes(event.marks.read(), event.marks.path, event, hours) / price)) - 1.0
+    return Crash(event, float(price[0]), log_price, onset, calm.volatility, calm.volume, gap)
+
+
+def _closes(bars: Bars, path: str, event: Event, hours: int) -> Float[np.ndarray, " bars"]:
+    """Prices at the start of an event and every 5 minutes after it, each of a bar that closes just then."""
+    start, span = microseconds(event.start, "start"), int(5 * 60e6)
     times = start + span * np.arange(-1, hours * HOUR + 1)
     place = np.searchsorted(bars.time + bars.every, times + span, side="right") - 1  # the last bar that has closed
     late = (times + span) - (bars.time[place] + bars.every)
     if late.max() > 0 or place[0] < 0:
-        raise ConfigError(f"{event.bars.path}: bars are missing at {iso(times[int(np.argmax(late))])}, in {event.name}")
-    price = bars.close[place]
-    log_price = np.log(price[1:] / price[0])
-    onset = int(np.argmin(np.diff(log_price, prepend=0.0)))
-    return Crash(event, float(price[0]), log_price, onset, calm.volatility, calm.volume)
+        raise ConfigError(f"{path}: bars are missing at {iso(times[int(np.argmax(late))])}, in {event.name}")
+    return bars.close[place]
+
+
+def mark_above_last(
+    log_price: Float[np.ndarray, " bars"], log_news: Float[np.ndarray, " bars"], average: float
+) -> float:
+    """Largest mark over last price at the end of a 5-minute bar, less 1: mark = median(index, index + mean basis, last).
+
+    `average`: minutes over which the basis, last less index in logs, is averaged; it is 0 before the first bar.
+    """
+    basis = np.concatenate([[0.0], log_price - log_news])
+    ends = 5.0 * np.arange(1, basis.size)
+    seen = ends[:, None] - average * np.arange(_POINTS) / _POINTS
+    mean = np.interp(seen, 5.0 * np.arange(basis.size), basis).mean(axis=1)
+    mark = np.median([np.zeros(mean.size), mean, basis[1:]], axis=0)  # over the index
+    return float(np.expm1(np.max(mark - basis[1:])))
 
 
 def measures_of(log_price: Float[np.ndarray, " bars"]) -> dict[str, float]:
@@ -204,11 +233,13 @@ def scenario_of(crash: Crash, wanted: Replays, world: World, rng: np.random.Gene
     )
 
 
-def play(scenario: Scenario, seed: int) -> dict[str, float]:
-    """What one world makes of the shock."""
+def play(scenario: Scenario, seed: int, basis: float) -> dict[str, float]:
+    """What one world makes of the shock; the mark averages its basis over `basis` minutes."""
     system = scenario.build(np.float32, seed)
     found, flow = outcomes(system, 0, np.arange(1), lanes=1, record=True)
-    out = measures_of(np.asarray(flow.log_price, float)[0, :, 0])
+    log_price, log_news = (np.asarray(x, float)[0, :, 0] for x in (flow.log_price, flow.log_news))
+    out = measures_of(log_price)
+    out["mark above last"] = mark_above_last(log_price, log_news, basis)
     gross = float(np.asarray(scenario.book.notional))  # pyright: ignore[reportAttributeAccessIssue]
     out["liquidated share"] = float(found["liquidated_share"][0])
     liquidated = out["liquidated share"] * gross
@@ -238,7 +269,7 @@ def replay(
         worlds.append(world)
         for observed in (False, True) if attribute else (False,):
             scenario = scenario_of(crash, wanted, world, np.random.default_rng([seed, number, 1]), observed)
-            rows[observed].append(play(scenario, number))
+            rows[observed].append(play(scenario, number, float(wanted.basis) * SECONDS_PER_YEAR / 60.0))
     report(f"{crash.event.name}: {wanted.draws} worlds")
     columns = [{name: np.array([row[name] for row in found]) for name in (found or [{}])[0]} for found in rows.values()]
     return Played(np.array(worlds), *columns)
@@ -246,15 +277,16 @@ def replay(
 
 def table_of(crash: Crash, played: Played) -> dict[str, Any]:
     """Simulated beside realized: medians with 90 % intervals over worlds, and ratios."""
-    real_drop = measures_of(crash.log_price)
+    real = measures_of(crash.log_price) | ({"mark above last": crash.gap} if np.isfinite(crash.gap) else {})
     published = {
         "liquidated share": np.asarray(crash.event.liquidated_share, float),
         "deleveraged over liquidated": np.asarray(crash.event.deleveraged, float),
+        "mark above last": np.array([]),
     }
     rows = {}
     for name in STATISTICS:
         sample = played.forecast[name]
-        known = [real_drop[name]] * 2 if name in real_drop else published[name].tolist()
+        known = [real[name]] * 2 if name in real else published[name].tolist()
         row: dict[str, Any] = {"simulated": _spread(sample), "realized": known or None}
         if known and np.isfinite(known[0]) and known[0] > 0.0:
             row["ratio"] = _spread(sample / np.sqrt(known[0] * known[-1]))
@@ -266,7 +298,7 @@ def table_of(crash: Crash, played: Played) -> dict[str, Any]:
         "source": crash.event.source,
     }  # fmt: skip
     if played.attribution:
-        names = ("amplification", "part of the cascade", "liquidated share")
+        names = ("amplification", "part of the cascade", "liquidated share", "mark above last")
         out["attribution"] = {name: _spread(played.attribution[name]) for name in names}
     return out
 

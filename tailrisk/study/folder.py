@@ -133,14 +133,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
             yield f"{prefix}{key}", was, now
 
 
-def memory_bytes() -> float:
-    """Memory of this machine; infinite where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
-
-
 def free_bytes(folder: Path) -> float:
     """Space left on the disk that will hold a folder; infinite where there is no disk to be full."""
     while not folder.exists():

@@ -12,16 +12,21 @@ from ..positions.sorted import SortedThresholds
 from ..scenario import Scenario, VenueSystem
 from ..simulate import outcomes
 from .fragile import liquidation_map
+from .tally import Tally
 
 FAN = np.array([0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999])
 WORST = 12
 BLOCK = 256  # paths replayed at a time, by one program however many are wanted
 
 
-def observe(scenario: Scenario, system: VenueSystem, run: Any, paths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays for the figures: "fan/...", "worst/...", "bad/...", "map/...", "time", "price", "gross"."""
-    mine = np.flatnonzero(paths["book"] == 0)
-    debt = paths["bad_debt"][mine]
+def observe(
+    scenario: Scenario, system: VenueSystem, run: Any, tally: Tally, rows: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Arrays for the figures: "fan/...", "worst/...", "bad/...", "map/...", "time", "price", "gross".
+
+    Paths are those of the first book, whose summary is given; the median bad one is that of the rows kept, or of the worst
+    where none of them is bad.
+    """
     price = np.asarray(scenario.price, float).reshape(-1)
     out = {
         "time": np.arange(1, system.steps + 1) * float(scenario.step) * SECONDS_PER_YEAR / 3600.0,
@@ -38,12 +43,16 @@ def observe(scenario: Scenario, system: VenueSystem, run: Any, paths: dict[str, 
         )
         out["fan/levels"] = FAN
         out["fan/price"] = price[0] * np.exp(np.quantile(log_price.astype(float), FAN, axis=0))
-        worst = np.argsort(-debt, kind="stable")[:WORST]
+        worst = tally.worst_path[:WORST]
         out["worst/path"] = worst
         out["worst/log_price"] = _flow(system, run.seed, worst).log_price[..., 0]
+    debt = rows["bad_debt"][rows["book"] == 0] if rows else np.zeros(0)
+    number = np.arange(debt.size)
+    if not np.any(debt > 0.0):
+        debt, number = tally.worst, tally.worst_path
     bad = np.flatnonzero(debt > 0.0)
     if bad.size:
-        median = bad[np.argsort(debt[bad], kind="stable")[bad.size // 2]]
+        median = number[bad[np.argsort(debt[bad], kind="stable")[bad.size // 2]]]
         flow = _flow(system, run.seed, np.array([median]))
         out["bad/path"] = median
         for name in ("log_price", "log_news", "log_mark"):

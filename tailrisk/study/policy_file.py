@@ -13,7 +13,8 @@ from ..policy.problem import Judgement
 from ..policy.variables import Row, rows
 from . import baselines, replay, robustness, surface
 from .folder import write_atomic, write_json
-from .run import Study, commit, package_version, resolved
+from .provenance import commit, package_version
+from .run import Study, resolved
 from .tune import Outcome
 from .venue import OUTCOMES
 

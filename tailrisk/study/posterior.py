@@ -9,7 +9,7 @@ import numpy as np
 import tomli_w
 
 from ..calibrate.books import tilted
-from ..calibrate.posterior import posterior, simulation_based_check
+from ..calibrate.posterior import posterior, quantiles, simulation_based_check
 from .config import ConfigError
 from .events import Crash, Replays, World, measures_of, replay
 from .tables import plain
@@ -68,9 +68,7 @@ def speak(
     arrays["posterior/draws"], arrays["posterior/weights"] = played.worlds, found.weights
     arrays["posterior/ranks"] = checked.ranks
     part = played.forecast["part of the cascade"]
-    mean = float(found.weights @ part)
-    order = np.argsort(part)
-    ends = np.interp((0.025, 0.975), np.cumsum(found.weights[order]), part[order])
+    mean, ends = float(found.weights @ part), quantiles(part, found.weights, (0.025, 0.975))
     report(f"posterior: {found.effective:.0f} of {task.draws} draws are effective")
     rows = found.sample(played.worlds, task.keep, seed)
     plain_rows = "\n".join(",".join(f"{v:.6g}" for v in row) for row in rows)
@@ -85,6 +83,6 @@ def speak(
         "errors": {name: float(task.errors[name]) for name in STATISTICS},
         "observed": dict(zip(STATISTICS, observed.tolist(), strict=True)),
         "estimates": plain(found.estimates), "variance_left": found.left,
-        "part_of_the_cascade": {"value": mean, "ci95": ends.tolist()},
+        "part_of_the_cascade": {"value": mean, "ci95": ends},
         "check": {"truths": len(checked.ranks), "p_values": checked.p_values, "effective": checked.effective},
     }, files  # fmt: skip

@@ -11,6 +11,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,10 +21,11 @@ import numpy as np
 
 from .config import CONVERTER, ConfigError, dump, merge, read_toml, structure
 from .observed import Claim, Curves, Row, status
-from .run import made_with
+from .provenance import commit, made_with
 
 CONFIGS = Path("configs") / "figures"  # beside the folder of experiments
 PRECISIONS = {"f32": np.dtype("float32"), "f64": np.dtype("float64")}
+DRAWS = ("matplotlib", "pillow")  # what the bytes of a picture depend on
 _REMEDY = "run it from a clone of the project, or give --experiments"
 
 
@@ -163,16 +165,12 @@ def manifest(
     smoke: bool,
     seconds: float,
     curves: Curves,
-    rows: list[Row],
     data: list[dict[str, str]],
 ) -> dict[str, Any]:
-    """Everything that says how a figure was made and whether it is what it should be."""
-    worst = [row.deviation for row in rows if np.isfinite(row.deviation)]
+    """Everything that says how the numbers of a figure were made."""
     return {
         "figure": experiment.name,
         "question": experiment.question,
-        "status": status(rows),
-        "max_deviation": max(worst, default=0.0) if len(worst) == len(rows) else None,
         "command": command,
         "mode": "smoke" if smoke else "full",
         **made_with(),
@@ -180,11 +178,31 @@ def manifest(
         "precision": setting.dtype.name,
         "seed": setting.seed,
         "config": CONVERTER.unstructure(config),
-        "config_sha256": hashlib.sha256(dump(config).encode()).hexdigest(),
+        "config_sha256": digest(config),
         "wall_seconds": round(seconds, 1),
-        "paths": {"/".join(key): int(found.paths.max()) for key, found in curves.items() if found.paths.max()},
+        "paths": paths_of(curves),
         "data": data,
+    }
+
+
+def digest(config: Any) -> str:
+    """Hash of a config as it would be written."""
+    return hashlib.sha256(dump(config).encode()).hexdigest()
+
+
+def paths_of(curves: Curves) -> dict[str, int]:
+    """Most paths behind a point of each curve that is sampled."""
+    return {"/".join(key): int(found.paths.max()) for key, found in curves.items() if found.paths.max(initial=0)}
+
+
+def judgement(experiment: Experiment, curves: Curves, rows: list[Row]) -> dict[str, Any]:
+    """Everything that says whether a figure is what it should be, and what judged and drew it."""
+    worst = [row.deviation for row in rows if np.isfinite(row.deviation)]
+    return {
+        "status": status(rows),
+        "max_deviation": max(worst, default=0.0) if len(worst) == len(rows) else None,
         "card": [claim._asdict() for claim in experiment.card(curves)],
+        "drawn": {"commit": commit(), "clean": _is_clean(), **{name: version(name) for name in DRAWS}},
         "reference": [
             {
                 "id": row.id,

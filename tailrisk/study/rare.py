@@ -371,3 +371,12 @@ def _entry(result: Result, answer: Answer, plain: dict[str, np.ndarray], confide
         bound = one_sided(int(np.count_nonzero(hits)), hits.size, confidence)
     note = f"refused: {result.reason}" + (f"; below {bound:.2g} by plain paths" if bound is not None else "")
     return {"value": None, "std_error": None, "ci95": [None, None], "upper_bound": bound, "note": note} | entry
+
+
+def tail_law(
+    run: Any, system: VenueSystem, plain: dict[str, np.ndarray], folder: Path
+) -> tuple[Fitted, AbstractProblem]:
+    """The law of a run for its last tail level, frozen in the folder, and the problem whose paths it draws."""
+    target = [target for target in targets(run) if isinstance(target.wanted, Tail)][-1]
+    work = _Work(run, system, plain, folder, Told(), target)
+    return work._sampled(work._frozen("tilt", work._fit))

@@ -1,12 +1,9 @@
 """From a config to a finished run folder: parts on disk, then estimates, then figures."""
 
 import hashlib
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +14,37 @@ import numpy as np
 from .._fields import InputError, Real, choice, count, real
 from .._streams import MAX_PATHS, Noise
 from ..scenario import Scenario, VenueSystem
-from ..simulate import LANES, rollout, simulate
+from ..simulate import rollout
+from ..tails.moments import Moments
 from ..tails.venue import VenueProblem
+from . import parts
 from .config import ConfigError, apply_override, dump, read_toml, structure
-from .folder import free_bytes, memory_bytes, prepare_folder, read_arrays, write_arrays, write_json
+from .folder import free_bytes, prepare_folder, write_arrays, write_json
+from .memory import OUTCOMES, chunk_of, memory_bytes, peak_bytes
 from .observe import observe
+from .provenance import made_with
 from .rare import Answer, Told, answers, entries
-from .summary import summarize
+from .summary import curves, summarize
 
-_OUTCOMES = 28  # numbers of one path
-_COPIES = 3  # of the results in memory at the end, and of a path's state while a step is computed
+_COPIES = 3  # of the results in memory at the end
 
 
 class Run(eqx.Module):
     """How a scenario is estimated.
 
-    `paths` plain paths give every metric and the figures. With another `estimator` than "monte_carlo" the tail, which is the
-    value-at-risk and expected shortfall at `levels` and the chance that the fund runs out, gets paths of its own: "tilt" weighted
-    paths, "splitting" (of the last alone, without tilts), "auto" the tilt where a pilot says that it pays.
+    `paths` plain paths give every metric and the figures, in memory that does not grow beyond `rows` of them. With another
+    `estimator` than "monte_carlo" the tail, which is the value-at-risk and expected shortfall at `levels` and the chance that
+    the fund runs out, gets paths of its own: "tilt" weighted paths, "splitting" (of the last alone, none tilted), "auto" the
+    tilt where a pilot says that it pays.
     """
 
     paths: int = count(100_000, least=1)  # per book
     books: int = count(1, least=1)  # draws of the book, each with `paths` paths
     seed: int = count(0, most=2**64 - 1)
-    chunk: int = count(16_384, least=1)  # paths of one compiled batch: bounds memory, changes no number
+    chunk: int = count(0)  # paths of one compiled batch, 0: as many as fit into `memory`; changes no number
+    memory: Real = real(0.0, unit="GB", least=0.0)  # of the batches that run at a time, 0: half of what the device has
     part: int = count(2**16, least=1)  # paths between two saves, the work a killed run may lose; changes no number
+    rows: int = count(1_000_000)  # paths whose numbers are kept one by one; of more, quantiles come from bins of 0.1 %
     precision: str = choice("float32", "float32", "float64")
     levels: Real = real([0.99, 0.999], unit="1", above=0.0, below=1.0)  # of value-at-risk and expected shortfall
     confidence: Real = real(0.95, unit="1", above=0.0, below=1.0)
@@ -54,10 +57,15 @@ class Run(eqx.Module):
     def check(self) -> Iterator[tuple[str, str]]:
         if self.estimator != "monte_carlo" and self.books > 1:
             yield "estimator", f"is {self.estimator!r} with {self.books} books, expected one book; use monte_carlo"
+        if self.estimator != "monte_carlo" and self.paths > self.rows:
+            said = f"is {self.estimator!r} with {self.paths} paths, of which {self.rows} (rows) are kept one by one"
+            yield "estimator", f"{said}, expected all of them; lower paths, raise rows, or use monte_carlo"
         if self.estimator == "splitting" and not self.split_paths:
             yield "split_paths", "is 0, expected the paths that splitting may use, for example 100000"
         if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
             yield "levels", f"{np.asarray(self.levels).tolist()}: expected a list of at least one level, such as [0.99]"
+        if np.ndim(self.memory):
+            yield "memory", f"{np.asarray(self.memory).tolist()}: expected one number of GB"
         if np.ndim(self.confidence):
             yield "confidence", f"{np.asarray(self.confidence).tolist()}: expected one number, such as 0.95"
 
@@ -103,8 +111,8 @@ def resolved(study: Study) -> str:
 def check_size(study: Study, folder: Path) -> None:
     """Refuses a run whose results cannot fit before anything starts."""
     run = study.run
-    paths = run.paths * run.books
-    disk = 2 * paths * _OUTCOMES * np.dtype(run.precision).itemsize  # parts and results
+    paths = parts.kept(run) * run.books
+    disk = 2 * paths * OUTCOMES * np.dtype(run.precision).itemsize  # parts and results
     memory = disk / 2 * _COPIES
     for needed, there, where in (
         (disk, free_bytes(folder), f"disk at {folder}"),
@@ -112,8 +120,8 @@ def check_size(study: Study, folder: Path) -> None:
     ):
         if needed > there:
             raise ConfigError(
-                f"run.paths = {run.paths}: the results of {paths:,} paths need {needed / 1e9:,.1f} GB of {where}, "
-                f"which has {there / 1e9:,.1f} GB; lower run.paths" + (" or run.books" if run.books > 1 else "")
+                f"run.rows = {run.rows}: the results of {paths:,} paths need {needed / 1e9:,.1f} GB of {where}, "
+                f"which has {there / 1e9:,.1f} GB; lower run.rows or run.paths"
             )
     if run.paths > MAX_PATHS:
         raise ConfigError(f"run.paths = {run.paths}: expected at most 2^32 paths per seed; lower run.paths")
@@ -138,13 +146,7 @@ def prepare(study: Study) -> VenueSystem:
         jax.eval_shape(_one_path, system)
     except (TypeError, ValueError) as error:
         raise _misfit(study.scenario, error) from None
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
-    needed = state * _COPIES * min(study.run.chunk, study.run.paths + LANES)
-    if needed > memory_bytes():
-        raise ConfigError(
-            f"run.chunk = {study.run.chunk}: that many paths at once with {state / 1e3:,.1f} kB each need about "
-            f"{needed / 1e9:,.1f} GB of memory, which has {memory_bytes() / 1e9:,.1f} GB; lower run.chunk"
-        )
+    chunk_of(study.run, system)
     return system
 
 
@@ -193,48 +195,55 @@ def execute(
     folder: Path,
     *,
     resume: bool = False,
-    report: Callable[[int, int, np.ndarray], None] | None = None,
+    report: Callable[[int, int, Moments], None] | None = None,
     told: Told | None = None,
 ) -> dict[str, Any]:
     """Runs a study into a folder and returns its summary.
 
     Parts of `run.part` paths are written as they are done; a killed run resumed with the same config gives the same
     bytes.
-    `report(done, all, bad_debt)` is called after every chunk, `told` hears of the targets of the tail.
+    `report(done, all, bad_debt)` is called after every chunk with the moments of its bad debt, `told` hears of the targets
+    of the tail.
     """
     started = time.time()
     run = study.run
     check_size(study, folder)
     first = prepare(study)
     prepare_folder(folder, resolved(study), resume)
-    paths = _paths(study, first, folder, report)
-    results = {f"path/{name}": value for name, value in paths.items()}
-    results |= observe(study.scenario, first, run, paths)
+    _work(study, first, folder, report)
+    tallies, rows = parts.gather(run, folder)
+    results = {f"path/{name}": value for name, value in rows.items()} | curves(tallies, run)
+    results |= observe(study.scenario, first, run, tallies[0], rows)
     found: list[Answer] = []
     if run.estimator != "monte_carlo":
-        found, weighted = answers(run, first, paths, folder, told or Told())
+        found, weighted = answers(run, first, rows, folder, told or Told())
         results |= weighted
     write_arrays(folder / "results.npz", results)
-    summary = summarize(study.scenario, run, first, paths, results)
+    summary = summarize(study.scenario, run, first, tallies, rows, float(results["gross"]))
     if found:
-        metrics, tail = entries(found, paths, float(run.confidence))
+        metrics, tail = entries(found, rows, float(run.confidence))
         summary["metrics"] |= metrics
         summary["tail"] = tail
     summary["wall_seconds"] = time.time() - started
+    summary["peak_bytes"] = peak_bytes()
     write_json(folder / "summary.json", summary)
     return summary
 
 
-def made_with() -> dict[str, Any]:
-    """Commit, versions and device: what numbers were made with."""
-    return {
-        "commit": commit(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "equinox", "numpy")}
-        | {"tailrisk": package_version()},
-        "python": platform.python_version(),
-        "device": str(jax.devices()[0].device_kind),
-        "platform": jax.devices()[0].platform,
-    }
+def _work(study: Study, first: VenueSystem, folder: Path, report: Callable[[int, int, Moments], None] | None) -> None:
+    """Makes what is missing of the paths."""
+    run, done, total = study.run, 0, study.run.paths * study.run.books
+
+    def progress(bad_debt: Moments) -> None:
+        nonlocal done
+        done += int(bad_debt.count)
+        if report:
+            report(done, total, bad_debt)
+
+    for moments in parts.already(run, folder):
+        progress(moments)
+    system_of = lambda draw: build(study, draw) if draw else first  # noqa: E731
+    parts.work(run, parts.to_do(run, folder), system_of, chunk_of(run, first), folder, progress)
 
 
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
@@ -248,6 +257,7 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
             "seed": study.run.seed,
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "wall_seconds": summary["wall_seconds"],
+            "peak_bytes": peak_bytes(),
         }
         | (
             {"tail": {name: {k: one[k] for k in ("estimator", "why")} for name, one in summary["tail"].items()}}
@@ -256,60 +266,3 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
         ),
     )
     shutil.rmtree(folder / "parts", ignore_errors=True)
-
-
-def _paths(study: Study, first_book: VenueSystem, folder: Path, report: Any) -> dict[str, np.ndarray]:
-    run = study.run
-    done, total = 0, run.paths * run.books
-    parts: list[dict[str, np.ndarray]] = []
-    size_of_part = run.chunk * max(1, run.part // run.chunk)
-    for draw in range(run.books):
-        system = first_book if draw == 0 else None
-        for first in range(0, run.paths, size_of_part):
-            size = min(size_of_part, run.paths - first)
-            file = folder / "parts" / f"{draw:04d}-{first:012d}.npz"
-            before = done
-
-            def progress(result: dict[str, np.ndarray]) -> None:
-                nonlocal done
-                done += result["bad_debt"].size
-                if report:
-                    report(done, total, result["bad_debt"])
-
-            if file.exists():
-                part = _stored(file, size, parts)
-                progress(part)
-            else:
-                system = system or build(study, draw)
-                part = simulate(system, paths=size, first=first, seed=run.seed, chunk=run.chunk, progress=progress)
-                write_arrays(file, part)
-            done = before + size
-            parts.append(part | {"book": np.full(size, draw, np.int32)})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _stored(file: Path, size: int, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A part of an earlier attempt, if it holds what this version of the program writes."""
-    part = read_arrays(file, "delete it and resume the run")
-    wanted = parts[0].keys() - {"book"} if parts else part.keys()
-    if part.keys() != wanted or "bad_debt" not in part or any(value.shape != (size,) for value in part.values()):
-        raise ConfigError(
-            f"{file}: not a part of this run, expected {size} paths of each outcome; delete it and resume"
-        )
-    return part
-
-
-def package_version() -> str:
-    return version("tailrisk-jax")
-
-
-def commit() -> str | None:
-    """Commit of the checkout this package runs from, if it runs from one."""
-    here = Path(__file__).resolve().parent
-    try:
-        out = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip()

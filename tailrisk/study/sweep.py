@@ -20,7 +20,9 @@ import numpy as np
 
 from .config import ConfigError, parse_override, put, read_toml
 from .folder import read_json, same_config, write_json, write_text
-from .run import Study, build, check_size, execute, finish, from_table, made_with, prepare, resolved
+from .memory import chunk_of
+from .provenance import made_with
+from .run import Study, build, check_size, execute, finish, from_table, prepare, resolved
 
 PREFIX = "grid."
 MOST = 10_000  # cells: more is a slip of the pen
@@ -129,8 +131,13 @@ def _by_shape(cells: list[Cell]) -> list[list[Cell]]:
             check_size(study, cell.folder)
             if (config := cell.folder / "config.toml").exists():
                 same_config(config, resolved(study))
-            leaves, tree = jax.tree.flatten(build(study))
-            shape = tree, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves), study.run.chunk
+            system = build(study)
+            leaves, tree = jax.tree.flatten(system)
+            shape = (
+                tree,
+                tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves),
+                chunk_of(study.run, system),
+            )
             if shape not in groups:
                 prepare(study)
         except ConfigError as error:

@@ -7,7 +7,6 @@ device, in the precision of x; NumPy arrays are taken in double precision. `merg
 any number of devices and any order of arrival.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from .._fields import InputError
 from ..simulate import entry_point
-from . import histogram, sums
+from . import histogram, sums, tree
 from .chunk import batch_sizes, device_sums
 from .moments import Moments, centered, empty_moments, merge_moments
 from .moments import total as total_moments
@@ -26,23 +25,27 @@ from .plan import Plan
 
 
 class Cross(NamedTuple):
-    """Means and centered co-moments of the rows and of w c for every control c: sums of (a - mean a)(b - mean b)."""
+    """Means of the columns in each group of paths, and sums of (a - mean a)(b - mean b) for each two of them."""
 
     mean: np.ndarray
     comoment: np.ndarray
 
 
 class Reservoir(NamedTuple):
-    """The largest x, largest first, with their log weights and batches; unused places hold -inf."""
+    """The largest x, largest first, with their log weights and path numbers modulo the period of the plan.
+
+    Unused places hold -inf.
+    """
 
     value: np.ndarray
     log_weight: np.ndarray
-    batch: np.ndarray
+    place: np.ndarray
 
 
 class Accumulator(eqx.Module):
-    """Summary of weighted paths; `moments` has shape (rows, batches), `top` (rows, top), both in units of the plan.
+    """Summary of weighted paths, in units of the plan; `top` has shape (rows, top), `moments` (columns, batches).
 
+    Columns are the rows of the plan and then w c for every control c. `cross` has their means and co-moments by group.
     `log_most`, `weight_sum`, `weight_square`: max log w, sum w / max w, sum (w / max w)^2. `broken` counts paths whose value
     or weight is no number.
     """
@@ -62,19 +65,18 @@ class Accumulator(eqx.Module):
 
 def empty(plan: Plan) -> Accumulator:
     """The summary of no path, the identity of `merge`."""
-    rows, wide = len(plan.rows), len(plan.rows) + plan.controls
-    wide = wide if plan.controls else 0
+    columns = len(plan.rows) + plan.controls
     bins = histogram.OVERFLOW + 1 if plan.lowest else 0
     return Accumulator(
         plan,
         0,
         0,
-        empty_moments(rows, plan.batches),
+        empty_moments(columns, plan.batches),
         -math.inf,
         0.0,
         0.0,
-        np.zeros((rows, plan.top)),
-        Cross(np.zeros(wide), np.zeros((wide, wide))),
+        np.zeros((len(plan.rows), plan.top)),
+        Cross(np.zeros((plan.groups, columns)), np.zeros((plan.groups, columns, columns))),
         _nothing_kept(plan.reservoir),
         np.zeros((bins, histogram.SUMS)),
     )
@@ -92,13 +94,12 @@ def from_sums(plan: Plan, paths: int, made: dict[str, Any]) -> Accumulator:
     def added(pair: Any) -> np.ndarray:
         return np.asarray(pair[0], float) + np.asarray(pair[1], float)
 
-    rows, blank, weights = len(plan.rows), empty(plan), added(made["weights"])[0]
+    blank, weights = empty(plan), added(made["weights"])[0]
     *powers, absolute = np.split(added(made["powers"]).T, 5)
-    count = np.broadcast_to(batch_sizes(paths, plan.batches), (rows, plan.batches))
-    cross, reservoir, binned = blank.cross, blank.reservoir, blank.histogram
-    if plan.controls:
-        center, one, two = made["cross"]
-        cross = _cross(center.astype(float), added(one)[0], added(two)[0], paths)
+    count = np.broadcast_to(batch_sizes(paths, plan.batches), blank.moments.mean.shape)
+    reservoir, binned = blank.reservoir, blank.histogram
+    center, one, two = made["cross"]
+    cross = _cross(center.astype(float), added(one), added(two), paths // plan.groups)
     if plan.reservoir:
         reservoir = _keep(blank.reservoir, Reservoir(*made["reservoir"]))
     if plan.lowest:
@@ -119,11 +120,14 @@ def from_sums(plan: Plan, paths: int, made: dict[str, Any]) -> Accumulator:
 
 
 def _cross(center: np.ndarray, one: np.ndarray, two: np.ndarray, paths: int) -> Cross:
-    shift = one / paths
-    comoment = np.zeros((center.size, center.size))
-    comoment[np.triu_indices(center.size)] = two
-    comoment = comoment + np.triu(comoment, 1).T
-    return Cross(center + shift, comoment - paths * np.outer(shift, shift))
+    """From sums about centers, over so many paths of each group."""
+    shift, columns = one / paths, center.shape[1]
+    first, second = np.triu_indices(columns)
+    comoment = np.zeros((center.shape[0], columns, columns))
+    comoment[:, first, second] = comoment[:, second, first] = two - paths * shift[:, first] * shift[:, second]
+    diagonal = np.arange(columns)
+    comoment[:, diagonal, diagonal] = np.maximum(comoment[:, diagonal, diagonal], 0.0)
+    return Cross(center + shift, comoment)
 
 
 _jitted = entry_point(device_sums)
@@ -134,7 +138,13 @@ def summarize(plan: Plan, x: Any, log_weight: Any = None, controls: Any = None) 
 
     JAX arrays are summed in their own precision on their device, with compensation; where its compiler removes that, and
     for NumPy arrays, in float64.
+
+    **Raises:** `InputError` for a chunk that ends within the groups of a plan that has several.
     """
+    if plan.groups > 1 and (x.size == 0 or x.size % plan.period):
+        raise InputError(
+            f"{x.size} paths: expected a multiple of {plan.period}, so that every law has its share of them"
+        )
     on_device = isinstance(x, jax.Array)
     if on_device and sums.compensation_survives(next(iter(x.devices())).platform):
         log_weight = jnp.zeros_like(x) if log_weight is None else log_weight
@@ -183,40 +193,61 @@ def _keep(a: Reservoir, b: Reservoir) -> Reservoir:
 
 
 def _merge_cross(a: Accumulator, b: Accumulator) -> Cross:
-    na, nb = a.paths, b.paths
+    na, nb = (one.paths // one.plan.groups for one in (a, b))
     n = max(na + nb, 1)
     d = b.cross.mean - a.cross.mean if na and nb else np.zeros_like(a.cross.mean)
     mean = a.cross.mean + d * (nb / n) if na else b.cross.mean
-    return Cross(mean, a.cross.comoment + b.cross.comoment + np.outer(d, d) * (na * nb / n))
+    apart = d[:, :, None] * d[:, None, :] * (na * nb / n)
+    return Cross(mean, a.cross.comoment + b.cross.comoment + apart)
 
 
-Nodes = dict[tuple[int, int], Accumulator]
-"""Finished nodes (height, index) of the canonical tree; node (h, i) joins nodes (h - 1, 2 i) and (h - 1, 2 i + 1)."""
+Nodes = dict[tree.Place, Accumulator]
+"""Finished nodes of the canonical tree of chunks."""
 
 
 def insert(nodes: Nodes, chunk: int, leaf: Accumulator) -> Nodes:
-    """The nodes after one more chunk, which may come in any order; two children are merged as soon as both are there."""
-    nodes, place = dict(nodes), (0, chunk)
-    if place in nodes:
-        raise InputError(f"chunk {chunk} is there already")
-    while (sibling := (place[0], place[1] ^ 1)) in nodes:
-        other = nodes.pop(sibling)
-        leaf = merge(leaf, other) if place[1] < sibling[1] else merge(other, leaf)
-        place = (place[0] + 1, place[1] // 2)
-    nodes[place] = leaf
-    return nodes
+    """The nodes after one more chunk, which may come in any order; see `tree.insert`."""
+    return tree.insert(nodes, (0, chunk), leaf, merge)
 
 
 def total(nodes: Nodes) -> Accumulator:
     """The summary of all chunks so far, in the order of their numbers."""
-    if not nodes:
-        raise InputError("no chunk has been summarized")
-    ordered = [nodes[place] for place in sorted(nodes, key=lambda place: place[1] << place[0])]
-    return functools.reduce(merge, ordered)
+    return tree.total(nodes, merge)
+
+
+class Means(NamedTuple):
+    """Means of the rows and of w c for every control c, and the covariance of these estimates, in natural units."""
+
+    value: np.ndarray
+    covariance: np.ndarray
+
+
+def means(acc: Accumulator) -> Means:
+    """The means of all paths, with what they vary given how many paths each law of a mixture gets.
+
+    The groups g are of one size n and each has one law, so they are strata:
+
+        mean = (1/G) sum_g mean_g,    cov = (1/G^2) sum_g C_g / (n (n - 1)),    C_g the sums of products about the means of g.
+
+    What the means of the laws differ by is in none of them. Fewer than two paths in a group have no covariance.
+
+    **Source:** Cochran, "Sampling Techniques" (1977), section 5.3; Owen and Zhou (2000), "Safe and effective importance
+    sampling", for mixtures with fixed shares.
+    """
+    plan, groups = acc.plan, acc.plan.groups
+    unit = np.concatenate([plan.units, np.ones(plan.controls)])
+    n = acc.paths // groups
+    spread = acc.cross.comoment.sum(axis=0) / (groups**2 * n * (n - 1)) if n > 1 else np.full((unit.size,) * 2, np.nan)
+    return Means(acc.cross.mean.mean(axis=0) * unit, spread * unit[:, None] * unit)
+
+
+def std_error(acc: Accumulator, row: int) -> float:
+    """Standard error of the mean of a row; see `means`."""
+    return float(np.sqrt(means(acc).covariance[row, row]))
 
 
 def row_moments(acc: Accumulator, row: int) -> Moments:
-    """Moments of a row over all batches, in natural units; row 0 is the weight."""
+    """Moments of a row over all paths, whatever law they come from, in natural units; row 0 is the weight."""
     unit = float(acc.plan.units[row])
     m = total_moments(Moments(*(field[row] for field in acc.moments)))
     return m._replace(

@@ -19,7 +19,7 @@ def device_sums(
 ) -> dict[str, Any]:
     """The sums of one chunk, to be traced in the program that makes the paths; `from_sums` makes a summary of them.
 
-    Compensated pairs (hi, lo) in the precision of x. The chunk starts at a path number that `plan.batches` divides.
+    Compensated pairs (hi, lo) in the precision of x. The chunk starts at a path number that `plan.period` divides.
     """
     weight = jnp.exp(log_weight)
     units = plan.units.astype(x.dtype)
@@ -33,23 +33,20 @@ def device_sums(
         "weights": sums.compensated_sum(jnp.stack([relative, relative * relative], axis=-1)),
         "top": jax.lax.top_k(jnp.abs(y).T, min(plan.top, x.size))[0],
     }
-    out |= _centered_sums(plan, y)
     if plan.controls:
         assert controls is not None
-        wide = jnp.concatenate([y, weight[:, None] * controls], axis=-1)
-        center = _settled(sums.compensated_sum(wide)[0][0] / x.size)
-        away = wide - center[None, :]
-        first, second = np.triu_indices(wide.shape[-1])
-        out["cross"] = (center, sums.compensated_sum(away), sums.compensated_sum(away[:, first] * away[:, second]))
+        y = jnp.concatenate([y, weight[:, None] * controls], axis=-1)
+    out |= _centered_sums(plan, y)
+    out["cross"] = _cross_sums(plan, y)
     if plan.reservoir:
         value, index = jax.lax.top_k(x, min(plan.reservoir, x.size))
-        out["reservoir"] = (value, log_weight[index], index % plan.batches)
+        out["reservoir"] = (value, log_weight[index], index % plan.period)
     if plan.lowest:
         out["histogram"] = histogram.histogram(x, weight, histogram.bins(x, plan.lowest))
     return out
 
 
-def _centered_sums(plan: Plan, y: Float[Array, "paths rows"]) -> dict[str, Any]:
+def _centered_sums(plan: Plan, y: Float[Array, "paths columns"]) -> dict[str, Any]:
     """Sums of the first four powers of y about a mean of the batch, and of |y| with its maximum."""
     count = jnp.asarray(np.maximum(batch_sizes(y.shape[0], plan.batches), 1)).astype(y.dtype)
     first, rest = sums.compensated_sum(y, plan.batches)
@@ -68,6 +65,14 @@ def _centered_sums(plan: Plan, y: Float[Array, "paths rows"]) -> dict[str, Any]:
         "largest": jnp.max(largest.reshape(shape), axis=0),
         "nonzero": jnp.sum(nonzero.reshape(shape), axis=0),
     }
+
+
+def _cross_sums(plan: Plan, y: Float[Array, "paths columns"]) -> tuple[Array, sums.Pair, sums.Pair]:
+    """A center of each group, and the sums of the columns and of their products about it."""
+    center = _settled(sums.group_sums(y, plan.groups)[0] * (plan.groups / y.shape[0]))
+    away = y - center[jnp.arange(y.shape[0]) // sums.GROUP % plan.groups]
+    first, second = np.triu_indices(y.shape[1])
+    return center, sums.group_sums(away, plan.groups), sums.group_sums(away[:, first] * away[:, second], plan.groups)
 
 
 def _settled(center: Float[Array, "..."]) -> Float[Array, "..."]:

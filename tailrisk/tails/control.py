@@ -27,7 +27,7 @@ from scipy import special
 from .._fields import InputError
 from .._streams import Draws, Noise
 from . import diagnostics
-from .accumulator import Accumulator, Nodes, insert, row_moments, summarize, total
+from .accumulator import Accumulator, Nodes, insert, means, row_moments, summarize, total
 from .crossentropy import CrossEntropy
 from .diagnostics import Result
 from .measures import Estimate
@@ -123,12 +123,11 @@ class Controlled:
         tilt = self.method.fit(self.cheap, target, seed)
         draft = FittedControlled(target, tilt, self.cheap, self.cost, 0.0, 1.0, 0.0, 0.0, 0)
         acc, differing = draft.pairs(problem, self.pairs, seed, "pairs", CHUNK)
-        variance = np.diag(acc.cross.comoment)[1:] / acc.paths
-        if not np.all(variance > 0.0):
+        (variance_f, together), (_, variance_c) = means(acc).covariance[1:, 1:]
+        if not min(variance_f, variance_c) > 0.0:
             raise InputError(f"{target}: no pilot pair reached it; raise pairs or the pilot of the method")
-        correlation = float(acc.cross.comoment[1, 2] / acc.paths / np.sqrt(variance.prod()))
-        unit = acc.plan.units[1]
-        beta = correlation * float(np.sqrt(variance[0] / variance[1])) * unit
+        correlation = float(together / math.sqrt(variance_f * variance_c))
+        beta = float(together / variance_c)
         rest = max(1.0 - correlation**2, 1e-12)
         ratio = min(max(math.sqrt(correlation**2 / rest / self.cost), 1.0), MOST_RATIO)
         low = math.tanh(math.atanh(min(correlation, 1.0 - 1e-12)) - 1.96 / math.sqrt(acc.paths - 3))
@@ -160,7 +159,8 @@ class FittedControlled:
         return np.asarray(x >= self.target.level if isinstance(self.target, Probability) else x, float)
 
     def _plan(self, controls: int) -> Plan:
-        return Plan((Integrand("mean", 0.0, self.tilt.hint.unit),), controls=controls, tag=self.tilt.hint.tag)
+        hint, groups = self.tilt.hint, self.tilt.groups
+        return Plan((Integrand("mean", 0.0, hint.unit),), controls=controls, groups=groups, tag=hint.tag)
 
     def pairs(
         self, problem: AbstractProblem, paths: int, seed: int, stream: str, chunk: int
@@ -180,20 +180,18 @@ class FittedControlled:
         seen = 2.0 * DIFFERING[1] / max(self.differing, 1e-6)  # pairs, for the variance of what differs
         pairs = max(paths / (1.0 + self.cost * (1.0 + self.ratio)), min(seen, 0.5 * paths))
         acc, apart = self.pairs(problem, max(round(pairs), 1), seed, "pairs of the production", chunk)
-        n, unit = acc.paths, acc.plan.units[1]
+        n = acc.paths
         alone = Nodes()
         extra = max(round(min((paths - n * (1.0 + self.cost)) / self.cost, MOST_RATIO * n)), n)
         for part in self.tilt.sample(self.cheap, extra, seed, chunk=chunk):
             x = self._value(part.outcome[self.target.outcome])
             alone = insert(alone, part.number, summarize(self._plan(0), x, part.log_weight))
         cheap = total(alone)
-        _, f, c = acc.cross.mean * np.array([1.0, unit, 1.0])
-        scale = np.array([unit, 1.0])
-        (ff, fc), (_, cc) = acc.cross.comoment[1:, 1:] * scale[:, None] * scale[None, :] / (n - 1)
-        known = row_moments(cheap, 1)
-        value = float(f + self.beta * (float(known.mean) - c))
-        rest = max(ff + self.beta**2 * cc - 2.0 * self.beta * fc, 0.0)
-        error = math.sqrt(rest / n + (self.beta * float(known.std_error)) ** 2)
+        both, known = means(acc), means(cheap)
+        value = float(both.value[1] + self.beta * (known.value[1] - both.value[2]))
+        away = np.array([1.0, -self.beta])
+        rest = max(float(away @ both.covariance[1:, 1:] @ away), 0.0)
+        error = math.sqrt(rest + self.beta**2 * float(known.covariance[1, 1]))
         rows = [diagnostics.low("control_gain", self.worst_gain, (2.0, 1.0))]
         rows.append(diagnostics.low("differing_pairs", float(row_moments(apart, 1).effective_hits), DIFFERING))
         diagnosis = diagnostics.diagnose(cheap, 1, extra=(*rows, *self.tilt.pilot_checks()))

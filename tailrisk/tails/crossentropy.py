@@ -19,6 +19,7 @@ from .sampler import CHUNK, Fitted, laws, mixture, paths_of, whole
 from .targets import AbstractTarget, Hint, Probability, Tail, weighted_quantile
 from .tilt import Aim, Tilt, untilted
 
+ONSET = 0.05  # share of what makes an outcome that comes from paths of lower scores
 PLAIN_HITS = 100
 """A level of the pilot is compared with paths of the law itself where so many of them lie beyond it."""
 
@@ -93,7 +94,7 @@ def _pilot(method: CrossEntropy, problem: AbstractProblem, tilt: Tilt, aim: Aim,
 
 def _unscaled(problem: AbstractProblem) -> Aim:
     start = problem.place(problem.init())
-    return Aim(start, start + 1.0, jnp.asarray(False))
+    return Aim(start, start + 1.0, jnp.asarray(False), jnp.full_like(start, jnp.inf))
 
 
 def _scaled(problem: AbstractProblem, aim: Aim, barrier: float) -> Aim:
@@ -114,6 +115,7 @@ class _Search:
         self.tilt = begin
         if begin is not None and not self.on_score:
             self.barrier = float(begin.aim.barrier)
+        self.onset = np.inf  # of the outcome: a low score of the paths that make it
         self.level = (-np.inf, -np.inf)
         self.drawn = self.number = 0
         self.last: Round | None = None
@@ -129,7 +131,8 @@ class _Search:
         dtype = self.problem.dtype
         if barrier <= self.start:  # the event is there from the start
             barrier = self.start + 1.0
-        return Aim(jnp.asarray(self.start, dtype), jnp.asarray(barrier, dtype), jnp.asarray(self.on_score))
+        start, barrier, onset = (jnp.asarray(x, dtype) for x in (self.start, barrier, self.onset))
+        return Aim(start, barrier, jnp.asarray(self.on_score), onset)
 
     def draw(self, aim: Aim) -> Round:
         """The paths of one more round."""
@@ -200,6 +203,9 @@ class _Search:
             scaled = self.barrier is not None
             if not self.on_score:
                 self.barrier = float(omega @ paths.score / omega.sum())
+                order = np.argsort(paths.score)
+                place = np.searchsorted(np.cumsum(omega[order]), ONSET * omega.sum())
+                self.onset = float(paths.score[order[min(place, order.size - 1)]])
             if not scaled:
                 continue  # the features had no scale yet
             self.tilt = solve(self.problem, aim, paths.sums, omega, method.feedback)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from .accumulator import Accumulator, row_moments
+from .accumulator import Accumulator, row_moments, std_error
 from .measures import Estimate
 from .moments import Moments, moments_of
 from .streamed import largest_contributions
@@ -162,7 +162,8 @@ def diagnose(acc: Accumulator, row: int, thresholds: Thresholds = DEFAULT, extra
     rows = contribution_rows(moments, largest_contributions(acc, row), plain, thresholds)
     if not plain:
         rows.append(mean_weight(weights, thresholds))
-    rows.append(batch_agreement(batches, thresholds))
+    error = std_error(acc, row) / acc.plan.units[row]
+    rows.append(batch_agreement(batches, acc.paths * error**2, thresholds))
     return Diagnosis((not_finite(acc.broken), *rows, *extra))
 
 
@@ -174,10 +175,12 @@ def diagnose_paths(y: ArrayLike, weights: ArrayLike, thresholds: Thresholds = DE
     broken = int(np.count_nonzero(~(np.isfinite(y) & np.isfinite(w))))
     if broken:
         return Diagnosis((not_finite(broken),))
-    rows = contribution_rows(moments_of(y), largest, plain, thresholds)
+    all_of_them = moments_of(y)
+    rows = contribution_rows(all_of_them, largest, plain, thresholds)
     if not plain:
         rows.append(mean_weight(moments_of(w), thresholds))
-    rows.append(batch_agreement(moments_of(y[: y.size - y.size % batches].reshape(-1, batches)), thresholds))
+    parts = moments_of(y[: y.size - y.size % batches].reshape(-1, batches))
+    rows.append(batch_agreement(parts, float(all_of_them.variance), thresholds))
     return Diagnosis((not_finite(broken), *rows))
 
 
@@ -207,7 +210,10 @@ def tail_index(shape: float, paths: int, thresholds: Thresholds = DEFAULT) -> Ro
 
 
 def mean_weight(weights: Moments, thresholds: Thresholds = DEFAULT) -> Row:
-    """The mean of the weights is one: |z|."""
+    """The mean of the weights is one: |z|, with the error of paths whose law is drawn as well.
+
+    Within laws the weights of a mixture are too skewed for a z: one law has nearly all of their mean and nearly no spread.
+    """
     error = float(weights.std_error)
     away = abs(float(weights.mean) - 1.0)
     return high(
@@ -215,8 +221,8 @@ def mean_weight(weights: Moments, thresholds: Thresholds = DEFAULT) -> Row:
     )
 
 
-def batch_agreement(batches: Moments, thresholds: Thresholds = DEFAULT) -> Row:
-    """P-value of the spread of batch means, chi-square with the variance within batches.
+def batch_agreement(batches: Moments, variance: float, thresholds: Thresholds = DEFAULT) -> Row:
+    """P-value of the spread of batch means, chi-square with the variance of a path.
 
     Batches are joined until each holds 25 effective hits, below which their means are too skewed for the law.
     """
@@ -229,10 +235,9 @@ def batch_agreement(batches: Moments, thresholds: Thresholds = DEFAULT) -> Row:
     count = batches.count.reshape(-1, groups).sum(axis=0).astype(float)
     means = (batches.count * batches.mean).reshape(-1, groups).sum(axis=0) / count
     center = float(count @ means / count.sum())
-    within = float(batches.m2.sum()) / max(float(count.sum()) - batches.mean.size, 1.0)
-    if within == 0.0:
+    if variance == 0.0:
         return low("batches", 1.0 if np.ptp(means) == 0.0 else 0.0, thresholds.batches)
-    statistic = float(count @ (means - center) ** 2) / within
+    statistic = float(count @ (means - center) ** 2) / variance
     return low("batches", float(stats.chi2.sf(statistic, groups - 1)), thresholds.batches)
 
 

@@ -18,18 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from scipy import special
 
 from .. import _streams
 from .._fields import InputError, Real
 from ..simulate import LANES, spread
 from . import diagnostics, sampler, streamed
-from .accumulator import Accumulator, Nodes, insert, row_moments, summarize, total
+from .accumulator import Nodes, insert, row_moments, summarize, total
 from .coordinates import Along
 from .crossentropy import CrossEntropy
 from .diagnostics import Result
 from .line import HIGHEST, Crossing, Drawn, Lines, crossings
-from .measures import Estimate
 from .plan import Integrand, Plan
 from .problem import AbstractProblem
 from .proposal import Tilted
@@ -110,7 +108,7 @@ class FittedDirection:
         self, problem: AbstractProblem, paths: int, seed: int, chunk: int, tangents: tuple[PyTree, ...] = ()
     ) -> Iterator[tuple[int, Crossing]]:
         keys = _streams.noise_keys(seed, "lines")
-        size = chunk * max(len(self.tilts), 1) * self.period
+        size = chunk * self.groups
         for index, start in enumerate(range(0, paths, size)):
             numbers = np.arange(start, min(start + size, paths), dtype=np.int64)
             yield index, self.crossings(problem, keys, numbers, tangents)
@@ -119,8 +117,8 @@ class FittedDirection:
         self, problem: AbstractProblem, paths: int, seed: int, *, confidence: float = 0.95, chunk: int = CHUNK
     ) -> dict[str, Result]:
         """The probability from `paths` lines; `Result.paths` counts the whole paths that their roots took."""
-        paths = sampler.whole(paths, len(self.tilts) * self.period)
-        plan, nodes, unsure = Plan((Integrand("mean"),), tag="Direction"), Nodes(), 0.0
+        paths = sampler.whole(paths, self.groups)
+        plan, nodes, unsure = Plan((Integrand("mean"),), groups=self.groups, tag="Direction"), Nodes(), 0.0
         for index, found in self._sample(problem, paths, seed, chunk):
             chance, log_weight = (np.asarray(x, float) for x in (found.chance, found.log_weight))
             nodes = insert(nodes, index, summarize(plan, chance, log_weight))
@@ -134,6 +132,11 @@ class FittedDirection:
         )
         result = Extra(rows, tuning_paths=self.tuning_paths, confidence=confidence).result(estimate, acc, 1)
         return {"probability": dataclasses.replace(result, paths=paths * self.effort)}
+
+    @property
+    def groups(self) -> int:
+        """Groups of 64 lines in which the shares of all laws are exact."""
+        return max(len(self.tilts) * self.period, 1)
 
     @property
     def effort(self) -> int:
@@ -166,10 +169,10 @@ class FittedDirection:
 
         **Raises:** `HardThresholdGradientError` if an event of the problem hangs on the number.
         """
-        paths = sampler.whole(paths, len(self.tilts) * self.period)
+        paths = sampler.whole(paths, self.groups)
         tangents = tuple(_tangent(problem, where) for where in parameters.values())
         names = list(parameters)
-        plan = Plan((Integrand("mean"),), controls=len(names), tag="Direction")
+        plan = Plan((Integrand("mean"),), controls=len(names), groups=self.groups, tag="Direction")
         nodes, flat, unsure = Nodes(), 0.0, 0.0
         for index, found in self._sample(problem, paths, seed, chunk, tangents):
             chance, log_weight, slopes = (np.asarray(x, float) for x in (found.chance, found.log_weight, found.slopes))
@@ -186,7 +189,7 @@ class FittedDirection:
         )
         extra, found = Extra(rows, tuning_paths=self.tuning_paths, confidence=confidence), {}
         for i, name in enumerate(names):
-            found[name] = extra.result(_ratio(acc, 2 + i, confidence), acc, 1)
+            found[name] = extra.result(streamed.ratio(acc, 2 + i, 1, confidence), acc, 1)
         return found
 
 
@@ -195,19 +198,6 @@ def _tangent(problem: AbstractProblem, where: Callable[[Any], Any]) -> PyTree:
     nothing = jax.tree.map(lambda _: None, problem)
     number = jnp.asarray(where(problem))
     return eqx.tree_at(where, nothing, number, is_leaf=lambda leaf: leaf is None)
-
-
-def _ratio(acc: Accumulator, place: int, confidence: float) -> Estimate:
-    """Mean of w times a slope over that of w times P, with the error of the delta method."""
-    mean, comoment = acc.cross.mean, acc.cross.comoment / (acc.paths - 1)
-    p, slope = float(mean[1]), float(mean[place])
-    if not p > 0.0:
-        return Estimate(np.nan, np.nan, np.nan, np.nan)
-    ratio = slope / p
-    rest = comoment[place, place] - 2.0 * ratio * comoment[1, place] + ratio**2 * comoment[1, 1]
-    error = float(np.sqrt(max(rest, 0.0) / acc.paths)) / p
-    half = float(special.ndtri(0.5 + 0.5 * confidence)) * error
-    return Estimate(ratio, error, ratio - half, ratio + half)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +228,7 @@ class Direction:
         size = float(np.linalg.norm(drift))
         drift = drift / size if size > 0.0 else np.full(drift.size, drift.size**-0.5)
         direction = np.broadcast_to(drift, (problem.steps, drift.size)) * problem.steps**-0.5
-        aim = tilt.aim._replace(stops=jnp.asarray(False))
+        aim = tilt.aim._replace(stops=jnp.asarray(False), onset=jnp.full_like(tilt.aim.onset, jnp.inf))
         tilts = (eqx.tree_at(lambda t: (t.drift, t.aim), tilt, (jnp.zeros_like(tilt.drift), aim)),)
         if not problem.roles.events and not problem.roles.sizes:
             tilts = ()

@@ -100,7 +100,7 @@ class FittedAntithetic:
     def run(
         self, problem: AbstractProblem, paths: int, seed: int, *, confidence: float = 0.95, chunk: int = CHUNK
     ) -> dict[str, Result]:
-        """The estimate from paths // 2 pairs; `Result.paths` counts pairs."""
+        """The estimate from paths // 2 pairs; `Result.paths` counts the paths of both."""
         target, keys, nodes = self.target, _streams.noise_keys(seed, "production"), Nodes()
         plan = Plan((Integrand("mean"),), tag="Antithetic")
         for index, start in enumerate(range(0, paths // 2, chunk)):
@@ -114,4 +114,5 @@ class FittedAntithetic:
             nodes = insert(nodes, index, summarize(plan, 0.5 * (values[0] + values[1])))
         acc = total(nodes)
         name = "probability" if isinstance(target, Probability) else "mean"
-        return {name: Extra().result(streamed.mean(acc, 1, confidence), acc, 1)}
+        result = Extra().result(streamed.mean(acc, 1, confidence), acc, 1)
+        return {name: dataclasses.replace(result, paths=2 * acc.paths)}

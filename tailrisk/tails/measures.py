@@ -31,7 +31,8 @@ class Estimate(NamedTuple):
     note: str = ""
 
 
-def _nothing(note: str, value: float = np.nan) -> Estimate:
+def nothing(note: str, value: float = np.nan) -> Estimate:
+    """No interval, and the reason."""
     return Estimate(value, np.nan, np.nan, np.nan, note=note)
 
 
@@ -64,27 +65,37 @@ def _tail(level: float) -> float:
 def _complaint(x: np.ndarray) -> tuple[str, bool]:
     """A note on how few paths carry the mean of x, and whether they are too few for an interval."""
     weight = np.abs(x)
-    carrying, total = int(np.count_nonzero(weight)), float(weight.sum())
+    return carried(x.size, int(np.count_nonzero(weight)), float(weight.max()), float(weight.sum()))
+
+
+def carried(paths: int, carrying: int, largest: float, total: float) -> tuple[str, bool]:
+    """A note on how few paths carry a sum of |x|, and whether they are too few for an interval."""
     if carrying < LEAST_PATHS:
-        return f"only {carrying} of {x.size:,} paths carry it, {LEAST_PATHS} are needed", True
-    share = float(weight.max()) / total
+        return f"only {carrying} of {paths:,} paths carry it, {LEAST_PATHS} are needed", True
+    share = largest / total
     if share > MOST_SHARE:
         return f"one path carries {share:.0%} of it", True
     return (f"one path carries {share:.0%} of it: a rough interval", False) if share > WARN_SHARE else ("", False)
 
 
 def _skewed_interval(x: np.ndarray, z: float) -> tuple[float, float, float]:
-    """Standard error and Hall's interval of the mean of x.
+    mean = float(x.mean())
+    centered = x - mean
+    deviation = float(np.sqrt(np.mean(centered**2)))
+    skew = float(np.mean((centered / deviation) ** 3)) if deviation else 0.0
+    return skewed_interval(x.size, mean, deviation, skew, z, bool(x.min() >= 0.0))
+
+
+def skewed_interval(
+    n: int, mean: float, deviation: float, skew: float, z: float, positive: bool
+) -> tuple[float, float, float]:
+    """Standard error and Hall's interval of the mean of n paths; `deviation` is that of the sample itself.
 
     With S = (mean - mu)/s and skewness g, sqrt(n) (S + g S^2/3 + g^2 S^3/27 + g/(6 n)) is normal up to order 1/n. It is
     monotone in S, so it inverts in closed form: S(t) = (3/g) (cbrt(1 + g (t/sqrt(n) - g/(6 n))) - 1).
     """
-    n, mean = x.size, float(x.mean())
-    centered = x - mean
-    deviation = float(np.sqrt(np.mean(centered**2)))
     if deviation == 0.0:
         return 0.0, mean, mean
-    skew = float(np.mean((centered / deviation) ** 3))
     deviation *= np.sqrt(n / (n - 1))
 
     def shift(t: float) -> float:
@@ -92,7 +103,14 @@ def _skewed_interval(x: np.ndarray, z: float) -> tuple[float, float, float]:
         return y if abs(skew * y) < 1e-6 else 3.0 / skew * (np.cbrt(1.0 + skew * y) - 1.0)
 
     low, high = float(mean - deviation * shift(z)), float(mean - deviation * shift(-z))
-    return float(deviation / np.sqrt(n)), max(low, 0.0) if x.min() >= 0.0 else low, high
+    return float(deviation / np.sqrt(n)), max(low, 0.0) if positive else low, high
+
+
+def constant(value: float, paths: int, confidence: float) -> Estimate:
+    """What paths that are all equal say of a mean."""
+    bound = -np.expm1(np.log1p(-confidence) / paths)
+    text = f"the same in all {paths:,} paths" if value else f"zero in all {paths:,} paths"
+    return nothing(f"{text}: others have a probability of at most {bound:.2g}", value)
 
 
 def mean(x: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -106,15 +124,13 @@ def mean(x: ArrayLike, confidence: float = 0.95) -> Estimate:
     z = _two_sided(confidence)
     (x,), wrong = _sample(x)
     if wrong:
-        return _nothing(wrong)
+        return nothing(wrong)
     value = float(x.mean())
     if np.ptp(x) == 0.0:
-        bound = -np.expm1(np.log1p(-confidence) / x.size)
-        text = f"the same in all {x.size:,} paths" if value else f"zero in all {x.size:,} paths"
-        return _nothing(f"{text}: others have a probability of at most {bound:.2g}", value)
+        return constant(value, x.size, confidence)
     note, refused = _complaint(x)
     if refused:
-        return _nothing(note, value)
+        return nothing(note, value)
     return Estimate(value, *_skewed_interval(x, z), note=note)
 
 
@@ -137,7 +153,7 @@ def probability(hits: ArrayLike, confidence: float = 0.95, *, paths: int | None 
     if not 0 <= count <= paths:
         raise ValueError(f"hits = {count}: expected 0 to paths = {paths}")
     if paths == 0:
-        return _nothing("no paths")
+        return nothing("no paths")
     low, high = binomial_interval(count, paths, confidence)
     value, note = count / paths, ""
     if count in (0, paths):
@@ -182,7 +198,7 @@ def quantile(x: ArrayLike, level: float, confidence: float = 0.95) -> Estimate:
     alpha = _tail(level)
     (x,), wrong = _sample(x)
     if wrong:
-        return _nothing(wrong)
+        return nothing(wrong)
     n, miss = x.size, 0.5 * (1.0 - confidence)
     k = _rank(n, alpha)
     law = stats.binom(n, alpha)
@@ -192,7 +208,7 @@ def quantile(x: ArrayLike, level: float, confidence: float = 0.95) -> Estimate:
     value = float(top[k - 1])
     if first < 1 or last > n:
         needed = int(np.ceil(np.log(miss) / np.log(max(level, alpha))))
-        return _nothing(f"{n:,} paths, {needed:,} are needed for an interval at level {level:g}", value)
+        return nothing(f"{n:,} paths, {needed:,} are needed for an interval at level {level:g}", value)
     ranks = np.arange(top.size + 1) / n
     weight = np.diff(special.betainc(k, n - k + 1.0, np.minimum(ranks, 1.0)))
     weight = weight / weight.sum()
@@ -226,12 +242,12 @@ def expected_shortfall(x: ArrayLike, level: float, confidence: float = 0.95) -> 
     z, alpha = _two_sided(confidence), _tail(level)
     (x,), wrong = _sample(x)
     if wrong:
-        return _nothing(wrong)
+        return nothing(wrong)
     v, value = _shortfall(x, alpha)
     excess = np.maximum(x - v, 0.0)
     note, refused = _complaint(excess)
     if refused:
-        return _nothing(f"beyond the {level:g} quantile: {note}", value)
+        return nothing(f"beyond the {level:g} quantile: {note}", value)
     error, low, high = _skewed_interval(excess, z)
     parts = np.array([_shortfall(part, alpha)[1] for part in np.array_split(x, SECTIONS)])
     spread = np.sqrt(np.sum((parts - value) ** 2) / (SECTIONS - 1) / SECTIONS)
@@ -248,14 +264,14 @@ def ratio_of_means(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Esti
     z = _two_sided(confidence)
     (x, y), wrong = _sample(x, y)
     if wrong:
-        return _nothing(wrong)
+        return nothing(wrong)
     below, noise = float(y.mean()), float(y.std(ddof=1) / np.sqrt(y.size))
     if abs(below) <= 4.0 * noise or below == 0.0:
-        return _nothing(f"the denominator {below:.3g} is not far enough from zero (standard error {noise:.2g})")
+        return nothing(f"the denominator {below:.3g} is not far enough from zero (standard error {noise:.2g})")
     value = float(x.mean()) / below
     note, refused = max(_complaint(x), _complaint(y), key=lambda complaint: (complaint[1], complaint[0]))
     if refused:
-        return _nothing(note, value)
+        return nothing(note, value)
     rest = x - value * y
     error, low, high = _skewed_interval(rest, z)
     ends = sorted((value + low / below, value + high / below))

@@ -77,9 +77,10 @@ def centered(
     n = np.asarray(count, float)
     s1, s2, s3, s4 = (np.asarray(s, float) for s in powers)
     d = np.divide(s1, n, out=np.zeros_like(s1), where=n > 0)
-    m2 = np.maximum(s2 - n * d**2, 0.0)
-    m3 = s3 - 3.0 * d * s2 + 2.0 * n * d**3
-    m4 = s4 - 4.0 * d * s3 + 6.0 * d**2 * s2 - 3.0 * n * d**4
+    square = d * d  # products: a power may be rounded otherwise for another number of columns
+    m2 = np.maximum(s2 - n * square, 0.0)
+    m3 = s3 - 3.0 * d * s2 + 2.0 * n * square * d
+    m4 = s4 - 4.0 * d * s3 + 6.0 * square * s2 - 3.0 * n * square * square
     rest = np.asarray(absolute, float), np.asarray(largest, float), np.asarray(nonzero, np.int64)
     return Moments(np.asarray(count, np.int64), center + d, m2, m3, m4, *rest)
 
@@ -95,10 +96,11 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     d = np.where((na > 0) & (nb > 0), b.mean - a.mean, 0.0)
     pa, pb = na / n, nb / n
     mean = np.where(na == 0, b.mean, a.mean + d * pb)
-    m2 = a.m2 + b.m2 + d**2 * na * pb
-    m3 = a.m3 + b.m3 + d**3 * na * pb * (pa - pb) + 3.0 * d * (pa * b.m2 - pb * a.m2)
-    m4 = a.m4 + b.m4 + d**4 * na * pb * (pa**2 - pa * pb + pb**2)
-    m4 = m4 + 6.0 * d**2 * (pa**2 * b.m2 + pb**2 * a.m2) + 4.0 * d * (pa * b.m3 - pb * a.m3)
+    square = d * d
+    m2 = a.m2 + b.m2 + square * na * pb
+    m3 = a.m3 + b.m3 + square * d * na * pb * (pa - pb) + 3.0 * d * (pa * b.m2 - pb * a.m2)
+    m4 = a.m4 + b.m4 + square * square * na * pb * (pa * pa - pa * pb + pb * pb)
+    m4 = m4 + 6.0 * square * (pa * pa * b.m2 + pb * pb * a.m2) + 4.0 * d * (pa * b.m3 - pb * a.m3)
     return Moments(
         a.count + b.count, mean, m2, m3, m4,
         a.absolute + b.absolute, np.maximum(a.largest, b.largest), a.nonzero + b.nonzero,

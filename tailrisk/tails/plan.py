@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._fields import InputError
-from .sums import LANES
+from .sums import GROUP, LANES
 from .tail_index import MOST
 
 TOP = MOST + 1
@@ -45,7 +45,8 @@ class Plan:
 
     `batches`: classes of path number modulo a power of two. `top`: largest |y| kept, by default all that the
     tail index asks for. `reservoir`: largest x kept with their weights. `lowest`: where the bins of the histogram begin, 0 for
-    no histogram. `controls`: columns of control variates.
+    no histogram. `controls`: columns of control variates. `groups`: each of so many groups of 64 paths in turn comes from one law
+    of a mixture, so that errors are those within groups; one where all paths come from one law.
     """
 
     integrands: tuple[Integrand, ...]
@@ -54,6 +55,7 @@ class Plan:
     reservoir: int = 0
     lowest: float = 0.0
     controls: int = 0
+    groups: int = 1
     tag: str = ""
 
     def __post_init__(self):
@@ -63,11 +65,18 @@ class Plan:
             raise InputError(f"lowest = {self.lowest}: expected a power of two, for example 2.0**-20, or 0")
         if any(integrand.kind == "weight" for integrand in self.integrands):
             raise InputError('integrands: the kind "weight" is always kept; leave it out')
+        if self.groups < 1:
+            raise InputError(f"groups = {self.groups}: expected at least one")
 
     @property
     def rows(self) -> tuple[Integrand, ...]:
         """The weight itself and then the integrands."""
         return (Integrand("weight"), *self.integrands)
+
+    @property
+    def period(self) -> int:
+        """Path numbers after which batches and groups repeat; a chunk begins at a multiple of it."""
+        return self.batches if self.groups == 1 else math.lcm(self.batches, GROUP * self.groups)
 
     @property
     def units(self) -> np.ndarray:

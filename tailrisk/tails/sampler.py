@@ -166,9 +166,8 @@ class AbstractFitted(eqx.Module):
         """
         targets = (self.target, *also)
         exact = self.whole(paths)
-        plans = [
-            target.plan(exact, self.hint if not i else Hint(tag=self.hint.tag)) for i, target in enumerate(targets)
-        ]
+        hints = (self.hint, *[Hint(tag=self.hint.tag)] * len(also))
+        plans = [target.plan(exact, hint, self.groups) for target, hint in zip(targets, hints, strict=True)]
         nodes: list[Nodes] = [{} for _ in targets]
         hits, plain = np.zeros(len(targets), int), 0
         for part in self.sample(problem, paths, seed, chunk=chunk) if parts is None else parts:

@@ -26,7 +26,7 @@ from .._fields import InputError
 from .._hard import crosses
 from .._streams import Draws, Noise, middle
 from . import diagnostics
-from .accumulator import Accumulator, Nodes, insert, merge, row_moments, summarize, total
+from .accumulator import Accumulator, Nodes, insert, means, merge, std_error, summarize, total
 from .crossentropy import CrossEntropy
 from .diagnostics import Result
 from .measures import Estimate
@@ -137,10 +137,10 @@ class FittedStrata:
         """The probability from about `paths` paths; the mass beyond the last stratum is added to the upper end."""
         sizes = self.sizes(paths)
         accs = self.strata(problem, sizes, seed, chunk, "production")
-        acc, means = functools.reduce(merge, accs), [row_moments(one, 1) for one in accs]
+        acc, found = functools.reduce(merge, accs), [means(one) for one in accs]
         share = np.array(sizes) / acc.paths
-        value = float(share @ [float(m.mean) for m in means])
-        error = math.sqrt(float(share**2 @ [float(m.std_error) ** 2 for m in means]))
+        value = float(share @ [one.value[1] for one in found])
+        error = math.sqrt(float(share**2 @ [one.covariance[1, 1] for one in found]))
         half = float(special.ndtri(0.5 + 0.5 * confidence)) * error
         wide = math.exp(half / value) if value > 0.0 else math.nan
         estimate = Estimate(value, error, value / wide, min(value * wide + self.beyond, 1.0))
@@ -153,8 +153,9 @@ class FittedStrata:
         self, problem: AbstractProblem, sizes: list[int], seed: int, chunk: int, stream: str
     ) -> list[Accumulator]:
         """A summary of each stratum, with weights whose mean over all paths is one."""
-        plan, accs = Plan((Integrand("above", self.target.level),), tag="Stratified"), []
+        accs = []
         for count, (fit, mass, size) in enumerate(zip(self.fits, self.masses, sizes, strict=True)):
+            plan = Plan((Integrand("above", self.target.level),), groups=fit.groups, tag="Stratified")
             nodes, system = Nodes(), Counted(problem, count, self.event)
             for part in fit.sample(system, size, seed, chunk=chunk, stream=f"{stream}/{count}"):
                 _same_mass(part.outcome["log_share"], mass)
@@ -211,7 +212,7 @@ class Stratified:
         draft = FittedStrata(target, self.event, tuple(fits), tuple(float(m) for m in masses), equal, beyond, 0)
         sizes = draft.sizes(self.pilot * len(fits))
         spread = [
-            math.sqrt(float(row_moments(acc, 1).variance)) * size
+            std_error(acc, 1) * size**1.5
             for acc, size in zip(draft.strata(problem, sizes, seed, CHUNK, "strata pilot"), sizes, strict=True)
         ]
         tuning = sum(fit.tuning_paths for fit in fits) + sum(sizes)

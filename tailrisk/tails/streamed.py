@@ -7,28 +7,51 @@ from numpy.typing import ArrayLike
 
 from .._fields import InputError
 from . import histogram, measures, weighted
-from .accumulator import Accumulator, row_moments
+from .accumulator import Accumulator, means, row_moments, std_error
+from .bootstrap import student_interval
 from .measures import Estimate
+from .sums import GROUP
 from .weighted import Ranked, Tail
 
-SECTIONS = 16  # of the batches, for quantiles and shortfalls
+SECTIONS = 16  # of the batches, for ratios
 
 
 def probability(acc: Accumulator, row: int, confidence: float = 0.95, bound: float = 1.0) -> Estimate:
     """The probability of the event of a row (an integrand "above"); `bound` is reported when it is refused."""
-    return weighted.probability_from(row_moments(acc, row), confidence, bound)
+    return weighted.probability_from(row_moments(acc, row), std_error(acc, row), confidence, bound)
 
 
 def mean(acc: Accumulator, row: int, confidence: float = 0.95) -> Estimate:
     """The mean of a row."""
-    means = acc.moments.mean[row] * acc.plan.units[row]
-    return weighted.mean_from(row_moments(acc, row), means, confidence)
+    batches = acc.moments.mean[row] * acc.plan.units[row]
+    return weighted.mean_from(row_moments(acc, row), std_error(acc, row), batches, confidence)
+
+
+def ratio(acc: Accumulator, top: int, bottom: int, confidence: float = 0.95) -> Estimate:
+    """R, the mean of one column over that of another: bootstrap-t over batch means of a - R b, or sections where they say more.
+
+    The standard error is that of the delta method.
+    """
+    value, covariance = means(acc)
+    if value[bottom] == 0.0:
+        return Estimate(np.nan, np.nan, np.nan, np.nan)
+    found = float(value[top] / value[bottom])
+    units = np.concatenate([acc.plan.units, np.ones(acc.plan.controls)])
+    a, b = acc.moments.mean[[top, bottom]] * units[[top, bottom], None]
+    low, high = student_interval((a - found * b) / value[bottom], confidence)
+    parts = a.reshape(-1, SECTIONS).sum(axis=0) / b.reshape(-1, SECTIONS).sum(axis=0)
+    half = weighted.section_half(parts, found, confidence)
+    slope = np.zeros(value.size)
+    slope[[top, bottom]] = 1.0 / value[bottom], -found / value[bottom]
+    error = float(np.sqrt(max(slope @ covariance @ slope, 0.0)))
+    return Estimate(found, error, found + min(low, -half), found + max(high, half), note="bootstrap-t")
 
 
 def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
     """Value-at-risk and expected shortfall: exact from the reservoir where it reaches, else to 0.1 % from the histogram.
 
-    The histogram knows no batches: the interval of a shortfall from it is that of the delta method alone.
+    The histogram knows neither batches nor groups: the interval of a shortfall from it is that of the delta method alone, and
+    under a mixture of laws errors are those of paths whose law is drawn as well, which is more.
 
     **Raises:** `InputError` if neither reaches so deep.
     """
@@ -41,8 +64,9 @@ def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
     spread = np.sqrt(max(float(weight @ weight) / n - reach**2, 0.0) / n)
     if whole or reach > alpha + weighted._z(confidence) * spread:
         floor = float(kept.value[used].min()) if whole else 0.0
-        ranked = Ranked(kept.value[used], weight, kept.batch[used] % SECTIONS, n, floor)
-        return weighted.tail_from(ranked, level, confidence, SECTIONS)
+        place, groups = kept.place[used], acc.plan.groups
+        ranked = Ranked(kept.value[used], weight, place % acc.plan.batches, n, floor, place // GROUP % groups, groups)
+        return weighted.tail_from(ranked, level, confidence, acc.plan.batches)
     if not acc.plan.lowest:
         raise InputError(
             f"reservoir = {kept.value.size}: reaches {reach:.2g} of the paths, {alpha:.2g} is wanted; keep more"

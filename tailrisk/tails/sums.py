@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..simulate import LANES as GROUP
 from ..simulate import entry_point
 
 LANES = 1024
@@ -57,6 +58,17 @@ def rows_of_lanes(x: Float[Array, "paths *rest"], fill: float = 0.0) -> Float[Ar
 def compensated_sum(x: Float[Array, "paths *rest"], parts: int = 1) -> Pair:
     """Sums over paths, one for each class of path number modulo `parts` (a power of two), as pairs."""
     return fold(lane_sums(rows_of_lanes(x)), parts)
+
+
+def group_sums(x: Float[Array, "paths columns"], groups: int) -> Pair:
+    """Sums over paths of which `GROUP` at a time belong to one of `groups` groups in turn, one for each, as pairs.
+
+    With several groups the paths are whole turns of them.
+    """
+    if groups == 1:
+        return compensated_sum(x)
+    turns = x.reshape(-1, groups, GROUP, x.shape[1]).swapaxes(1, 2)
+    return fold(lane_sums(turns.reshape(-1, GROUP * groups, x.shape[1])), groups)
 
 
 @functools.cache

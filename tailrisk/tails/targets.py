@@ -24,8 +24,8 @@ class AbstractTarget(abc.ABC):
     outcome: str
 
     @abc.abstractmethod
-    def plan(self, paths: int, hint: "Hint") -> Plan:
-        """What a run of so many paths must keep."""
+    def plan(self, paths: int, hint: "Hint", groups: int) -> Plan:
+        """What a run of so many paths must keep, from a mixture of laws whose shares are exact in so many groups."""
 
     @abc.abstractmethod
     def results(self, acc: Accumulator, extra: "Extra") -> dict[str, Result]:
@@ -68,8 +68,8 @@ class Probability(AbstractTarget):
     level: float
     outcome: str = "score"
 
-    def plan(self, paths: int, hint: Hint) -> Plan:
-        return Plan((Integrand("above", self.level, hint.unit),), tag=hint.tag)
+    def plan(self, paths: int, hint: Hint, groups: int) -> Plan:
+        return Plan((Integrand("above", self.level, hint.unit),), groups=groups, tag=hint.tag)
 
     def results(self, acc: Accumulator, extra: Extra) -> dict[str, Result]:
         estimate = streamed.probability(acc, 1, extra.confidence, extra.bound)
@@ -91,8 +91,8 @@ class Mean(AbstractTarget):
 
     outcome: str = "loss"
 
-    def plan(self, paths: int, hint: Hint) -> Plan:
-        return Plan((Integrand("mean", 0.0, hint.unit),), tag=hint.tag)
+    def plan(self, paths: int, hint: Hint, groups: int) -> Plan:
+        return Plan((Integrand("mean", 0.0, hint.unit),), groups=groups, tag=hint.tag)
 
     def results(self, acc: Accumulator, extra: Extra) -> dict[str, Result]:
         return {"mean": extra.result(streamed.mean(acc, 1, extra.confidence), acc, 1)}
@@ -113,14 +113,14 @@ class Tail(AbstractTarget):
         if not levels or list(levels) != sorted(set(levels)) or not 0.0 < levels[0] <= levels[-1] < 1.0:
             raise InputError(f"levels = {levels}: expected numbers between 0 and 1 from small to large; sort them")
 
-    def plan(self, paths: int, hint: Hint) -> Plan:
+    def plan(self, paths: int, hint: Hint, groups: int) -> Plan:
         """Rows of the contributions beyond the pilot's quantiles, which are what the checks look at."""
         rows = [
             Integrand("excess", q, hint.unit * max(abs(q), 1e-30)) for q in hint.quantiles or (0.0,) * len(self.levels)
         ]
         smallest = min((q for q in hint.quantiles if q > 0.0), default=1.0)
         lowest = 2.0 ** (math.floor(math.log2(smallest)) - _OCTAVES) if paths > RESERVOIR else 0.0
-        return Plan(tuple(rows), reservoir=min(paths, RESERVOIR), lowest=lowest, tag=hint.tag)
+        return Plan(tuple(rows), reservoir=min(paths, RESERVOIR), lowest=lowest, groups=groups, tag=hint.tag)
 
     def results(self, acc: Accumulator, extra: Extra) -> dict[str, Result]:
         found = {}

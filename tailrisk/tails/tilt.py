@@ -25,7 +25,7 @@ from .._streams import Noise, Roles
 from .problem import ALWAYS, AbstractProblem
 from .proposal import AbstractProposal
 
-FEATURES = 6
+FEATURES = 7
 BINS = 5
 _FAR = 1.5  # distances beyond count as this
 _RUSH = 0.15  # added to the time left, in units of the horizon
@@ -52,18 +52,24 @@ class Aim(NamedTuple):
     start: Float[Array, ""]  # place of a path before the first step
     barrier: Float[Array, ""]  # the score to reach
     stops: Bool[Array, ""]  # whether the tilt ends there: nothing later counts
+    onset: Float[Array, ""]  # the score from which it counts how far a path has fallen back
 
     def view(self, problem: AbstractProblem, state: PyTree, step: Float[Array, ""]) -> View:
-        """Features 1, tau, g, r, g^2, tau min(r, 4) with the time tau, the distance g left and r = g/(1 - tau + 0.15)."""
+        """Features 1, tau, g, r, g^2, tau min(r, 4), d with the time tau, the distance g left and r = g/(1 - tau + 0.15).
+
+        d is how far a path whose outcome is begun fell back since. Pulled up all the same, such paths would be rarer under the
+        tilt than they are, and their weights heavy.
+        """
         tau = step / problem.steps
-        left = (self.barrier - problem.place(state)) / (self.barrier - self.start)
-        g = jnp.clip(left, 0.0, _FAR)
+        place, score, way = problem.place(state), problem.score(state), self.barrier - self.start
+        g = jnp.clip((self.barrier - place) / way, 0.0, _FAR)
+        back = jnp.where(score >= self.onset, jnp.clip((score - place) / way, 0.0, _FAR), 0.0)
         r = g / (1.0 - tau + _RUSH)
-        features = jnp.stack([jnp.ones_like(tau), tau, g, r, g * g, tau * jnp.minimum(r, _FASTEST)])
+        features = jnp.stack([jnp.ones_like(tau), tau, g, r, g * g, tau * jnp.minimum(r, _FASTEST), back])
         # a sum with one term that counts: a gather per path is slow on CPUs
-        place = jnp.clip(jnp.floor(g * BINS), 0.0, BINS - 1.0)
-        here = (jnp.arange(BINS, dtype=g.dtype) == place).astype(g.dtype)
-        return View(features, here, ~self.stops | (problem.score(state) < self.barrier))
+        bin_here = jnp.clip(jnp.floor(g * BINS), 0.0, BINS - 1.0)
+        here = (jnp.arange(BINS, dtype=g.dtype) == bin_here).astype(g.dtype)
+        return View(features, here, ~self.stops | (score < self.barrier))
 
 
 class Law(NamedTuple):
