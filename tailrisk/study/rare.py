@@ -379,4 +379,4 @@ def tail_law(
     """The law of a run for its last tail level, frozen in the folder, and the problem whose paths it draws."""
     target = [target for target in targets(run) if isinstance(target.wanted, Tail)][-1]
     work = _Work(run, system, plain, folder, Told(), target)
-    return work._sampled(work._frozen("tilt", work._fit))
+    return work._frozen(work._fit), work._problem()
