@@ -125,21 +125,30 @@ def until(
     """Paths that go on from given states with their own noise of the steps `since` and later until `stop(state)` holds,
     to be traced: their last states, whether they were stopped, and the step from which they would go on.
 
+    `keys` are those of a stream, or another source, as in `batch`.
     No step before the earliest of `since` is run: lanes sorted by it, in several calls, cost what they need.
     """
 
-    def advance(step: Any, carried: tuple[PyTree, Any, Any]) -> tuple[PyTree, Any, Any]:
-        def one(path: Any, state: PyTree, since: Any, stopped: Any, after: Any) -> tuple[PyTree, Any, Any]:
-            new, _ = system.step(state, _streams.noise(keys, path, step, system.draws, system.dtype))
+    def draw(step: Any) -> Noise:
+        noise = lambda path: _streams.noise_of(keys, path, system.steps, system.draws, system.dtype)(step)  # noqa: E731
+        return jax.vmap(noise)(paths)
+
+    # As in `rollout`, the noise of a step is drawn in the step before and carried.
+    def advance(step: Any, carried: tuple[PyTree, Noise, Any, Any]) -> tuple[PyTree, Noise, Any, Any]:
+        def one(state: PyTree, noise: Noise, since: Any, stopped: Any, after: Any) -> tuple[PyTree, Any, Any]:
+            new, _ = system.step(state, noise)
             moves = (step >= since) & ~stopped
             state = jax.tree.map(lambda old, now: jnp.where(moves, now, old), state, new)
             return state, stopped | (moves & stop(state)), jnp.where(moves, step + jnp.uint32(1), after)
 
-        states, stopped, after = carried
-        return jax.vmap(one)(paths, states, since, stopped, after)
+        states, noise, stopped, after = carried
+        states, stopped, after = jax.vmap(one)(states, noise, since, stopped, after)
+        return states, draw(step + jnp.uint32(1)), stopped, after
 
-    start = (states, jax.vmap(stop)(states), since)
-    return jax.lax.fori_loop(jnp.min(since), jnp.uint32(system.steps), advance, start)
+    first = jnp.min(since)
+    start = (states, draw(first), jax.vmap(stop)(states), since)
+    states, _, stopped, after = jax.lax.fori_loop(first, jnp.uint32(system.steps), advance, start)
+    return states, stopped, after
 
 
 def resume(

@@ -182,7 +182,7 @@ def check_folder(folder):
     run = json.loads((folder / "run.json").read_text())
     assert set(run) == {
         "commit", "versions", "python", "device", "platform", "precision", "seed", "config_sha256", "wall_seconds",
-        "peak_bytes",
+        "processor_seconds", "peak_bytes", "processes",
     }  # fmt: skip
     assert {"jax", "jaxlib", "equinox", "numpy", "tailrisk"} == set(run["versions"])
     assert (run["seed"], run["precision"], run["platform"]) == (3, "float32", "cpu")

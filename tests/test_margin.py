@@ -124,6 +124,16 @@ def test_wrong_tables_are_refused(name):
     assert any(line.startswith(field) and text in line for line in lines), lines
 
 
+def test_tiers_that_are_equal_but_for_rounding_are_in_order():
+    """As a search leaves them; a relative step of 1e-6 is out of order."""
+
+    def table(apart):
+        return Brackets([0.0, 1e3], [0.02, 0.02 * (1.0 - apart)], [25.0, 25.0 * (1.0 + apart)])
+
+    assert not list(problems(table(1e-14)))
+    assert len(list(problems(table(1e-6)))) == 2
+
+
 def test_wrong_structure_is_refused():
     with pytest.raises(ValueError, match="as many tiers"):
         Brackets([0.0, 1.0], [0.01], [10.0])

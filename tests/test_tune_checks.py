@@ -366,6 +366,51 @@ def test_a_supercritical_market_is_infeasible(tmp_path, keep_precision):
     assert policy["fresh"][MEAN]["estimate"] > 1e-6
 
 
+ONE = 'tune.variables=[{kind="Rate",name="breaker.breakers.0.threshold",start=0.1,lower=0.02,upper=0.3,grid=0.005}]'
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("front", ["[]", pytest.param("[1,2]", marks=pytest.mark.slow)])
+def test_a_stopped_search_goes_on_to_the_same_bytes(front, tmp_path, monkeypatch, keep_precision):
+    """Stopped before its front and again after it: what was done is not done again, and what comes out is the same."""
+    words = (*QUICK, ONE, "tune.evaluations=6", f"tune.frontier={{factors={front},evaluations=4}}", SURFACE)
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    with monkeypatch.context() as patched:
+        patched.setattr("tailrisk.study.tune.trace", stop)
+        result = invoke(*words, "--out", str(parts))
+    assert result.exit_code == 130, result.output
+    assert f"--out {parts} --resume" in result.output
+    for given, said in ((("tune.seed=4",), "tune.seed was 3, now 4"), ((), "already holds a run")):
+        refused = invoke(*words, *given, "--out", str(parts), *(["--resume"] if given else []))
+        assert (refused.exit_code, said in refused.output) == (2, True), refused.output
+    made = parts / "parts" / "made.json"
+    told = made.read_text()
+    made.write_text(json.dumps(json.loads(told) | {"commit": "another"}))
+    refused = invoke(*words, "--out", str(parts), "--resume")
+    assert (refused.exit_code, "was begun with commit another" in refused.output) == (2, True), refused.output
+    made.write_text(told)
+    with monkeypatch.context() as patched:
+        for done in ("_refined", "derivatives", "_split", "refine", "tune"):
+            patched.setattr(f"tailrisk.study.tune.{done}", None)
+        patched.setattr("tailrisk.study.tune.scan", stop)
+        result = invoke(*words, "--out", str(parts), "--resume")
+    assert result.exit_code == 130, result.output
+    assert (parts / "parts" / "front-1.pickle").exists() == (front != "[]")
+    results = [invoke(*words, "--out", str(whole)), invoke(*words, "--out", str(parts), "--resume")]
+    assert len({result.exit_code for result in results}) == 1
+    assert (parts / "policy.toml").read_bytes() == (whole / "policy.toml").read_bytes()
+    found = [json.loads((folder / "policy.json").read_text()) for folder in (whole, parts)]
+    for one in found:
+        del one["made"]["seconds"], one["made"]["processor_seconds"]
+    assert found[0] == found[1]
+    assert not (parts / "parts").exists()
+    refused = invoke(*words, "--out", str(parts), "--resume")
+    assert (refused.exit_code, "holds a policy that is done" in refused.output) == (2, True)
+
+
 def test_validate_knows_the_new_tables(keep_precision):
     words = ["validate", str(CONFIG), "tune.frontier.factors=[0.5,2]", f"tune.robustness.worlds=[{WORLD}]"]
     assert "[tune] is valid" in CliRunner().invoke(main, words).output

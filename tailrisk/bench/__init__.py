@@ -41,8 +41,12 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         from . import tails
 
         return tails.run(paths, repeats, out)
+    if name == "scale":
+        from . import scale
+
+        return scale.run(paths, repeats, out)
     if name is not None and name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy, tails")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy, scale, tails")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT

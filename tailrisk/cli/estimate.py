@@ -19,19 +19,43 @@ from .group import CHECK_FAILED, REFUSED
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default runs/<name of the config>.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
-def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool) -> None:
+@click.option(
+    "--processes", type=click.IntRange(1), help="Processes that make this run together, each with this command."
+)
+@click.option("--process", type=click.IntRange(0), help="Number of this one, from 0, which prints and draws.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Where process 0 listens for the others.")
+@click.option("--cluster", is_flag=True, help="Let JAX find these three (Slurm, Open MPI, Kubernetes, TPU).")
+def run(
+    config: Path,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    processes: int | None,
+    process: int | None,
+    coordinator: str | None,
+    cluster: bool,
+) -> None:
     """Estimate the tail of a scenario: run folder, table and figures."""
+    import jax
+
     from ..figures import draw_all, format_table
     from ..study.folder import fresh_name, read_arrays
     from ..study.rare import Told
-    from ..study.run import execute, finish, load
+    from ..study.run import execute, finish, load, simulate_parts
 
+    if cluster or processes or coordinator or process is not None:
+        _join(out, processes, process, coordinator, cluster)
     study = load(config, overrides)
     if out is None:
         out = Path("runs") / config.stem
         out = out if resume else fresh_name(out)
     progress = _Progress()
     try:
+        if jax.process_index() > 0:
+            simulate_parts(study, out, resume=resume, report=progress)
+            progress.close()
+            click.echo(f"process {jax.process_index()} of {jax.process_count()}: its paths are in {out}")
+            return
         summary = execute(study, out, resume=resume, report=progress, told=Told(progress.say, progress.stage))
     except KeyboardInterrupt:
         progress.close()
@@ -48,6 +72,21 @@ def run(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
         click.echo(f"note: {note}")
     click.echo(f"run folder: {out}  (figures in {out / 'figures'})")
     sys.exit(verdict(summary))
+
+
+def _join(out: Path | None, processes: int | None, process: int | None, coordinator: str | None, cluster: bool) -> None:
+    """Makes this process one of several."""
+    from ..study import hosts
+
+    if out is None:
+        raise ConfigError("--out: missing; several processes need one folder that all of them see")
+    given = {"--processes": processes, "--process": process, "--coordinator": coordinator}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and not cluster:
+        raise ConfigError(f"{' and '.join(missing)}: missing; give all of {', '.join(given)}, or --cluster alone")
+    if processes is not None and process is not None and process >= processes:
+        raise ConfigError(f"--process = {process}: expected 0 to {processes - 1}, one less than --processes")
+    hosts.start(coordinator, processes, process)
 
 
 def verdict(summary: dict[str, Any]) -> int:

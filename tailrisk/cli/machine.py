@@ -42,7 +42,7 @@ def doctor() -> None:
 @click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy` and `tails`.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
 def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
-    """Side-by-side benchmarks: speed (ladder, accounts, normals; extra `compare`), and by name: gradients, policy, tails."""
+    """Benchmarks: speed beside rivals (ladder, accounts, normals; extra `compare`); gradients, policy, scale, tails."""
     from ..bench import run_bench
 
     sys.exit(run_bench(name, paths, repeats, out))

@@ -30,19 +30,17 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from .. import _streams
 from .._fields import InputError
-from .._streams import Noise
 from ..simulate import LANES, batch, entry_point, resume, spread
 from . import importance
-from .companion import AbstractCompanion
 from .functionals import AbstractFunctional, refuse_jumps
 from .hindsight import hindsight
 from .ladder import Ladder
-from .pool import Recorded, Steps, highest, restored
+from .pool import Moved, Moves, Recorded, Steps, highest, restored
 from .proposal import Proposal, at_stake
 from .record import PILOT_FIRST, Batches, Gradient, batch_size, gradient, no_bias, reduce_batches, require
 from .score import PARAMETERS as SCORED
 from .score import Scores, control_coefficients
-from .walk import MOVERS, LadderWalk, Side, WalkState
+from .walk import MOVERS, LadderWalk, Side
 
 PARAMETERS = MOVERS
 LAW = tuple(name for name in SCORED if name.startswith("law."))
@@ -51,11 +49,10 @@ _FLOOR = 1e-3  # of the mean mass: no step that can matter is left out
 
 
 class Branch(NamedTuple):
-    """Branches: step, place of the path in the pool, number of the path, number of the branch."""
+    """Branches: step, place of the path in the pool, number of the branch."""
 
     step: UInt32[np.ndarray, " branches"]
     row: Int[np.ndarray, " branches"]
-    path: UInt32[np.ndarray, " branches"]
     number: UInt32[np.ndarray, " branches"]
 
 
@@ -67,26 +64,6 @@ class Pool(NamedTuple):
     steps: tuple[Steps, Array, Array]
     mass: list[Float[np.ndarray, "steps paths"]]
     cell: list[Int[np.ndarray, "steps paths"]]
-
-
-class Twins(AbstractCompanion):
-    """Two walks with the same noise that start on either side of a threshold."""
-
-    walk: LadderWalk
-
-    def init(self) -> tuple[WalkState, WalkState]:
-        """Both at the start."""
-        return self.walk.init(), self.walk.init()
-
-    def step(self, state: tuple[WalkState, WalkState], noise: Noise) -> tuple[tuple[WalkState, WalkState], None]:
-        """The same step of both."""
-        low, high = (self.walk.step(one, noise)[0] for one in state)
-        return (low, high), None
-
-    def outcome(self, state: tuple[WalkState, WalkState]) -> dict[str, Float[Array, ""]]:
-        """The difference of the values, below less above."""
-        low, high = (self.walk.outcome(one)["value"] for one in state)
-        return {"gap": low - high}
 
 
 @entry_point
@@ -108,7 +85,7 @@ def _forward(recorded: Recorded, proposal: Proposal, keys: Any, paths: Any) -> A
 
 @entry_point
 def _branches(
-    walk: LadderWalk, proposal: Proposal, breaker: Any, steps: Any, keys: Any, draw_key: Any, branch: Branch
+    walk: LadderWalk, proposal: Proposal, breaker: Any, steps: Any, draw_key: Any, branch: Branch
 ) -> Float[Array, "5 branches"]:
     """What drawn branches are worth to all `PARAMETERS`, and as such; `steps` are those of the pool, weights and deficits."""
     of_steps, weights, deficits = steps
@@ -126,9 +103,20 @@ def _branches(
         return pair, moves * (draw.factor * weights[step, row])
 
     pair, factor = jax.vmap(fork)(branch.row, branch.step.astype(jnp.int32), branch.number)
-    gap = resume(Twins(walk), keys, branch.path, pair, branch.step + 1)["gap"]
+    # The two sides go on as lanes of their own, with the moves that the pool has drawn.
+    states, row, since = jax.tree.map(
+        lambda *sides: jnp.concatenate(sides), *((p, branch.row, branch.step + 1) for p in pair)
+    )
+    below, above = jnp.split(resume(Moved(walk), Moves(of_steps.move), row, states, since)["value"], 2)
+    gap = below - above
     # Where no threshold is in reach of the step there was nothing to draw.
     return jnp.where(factor == 0.0, 0.0, factor * gap[:, None]).T
+
+
+@entry_point
+def _uniform(key: Any, path: Any, step: Any, dtype: Any) -> Float[Array, ""]:
+    """One uniform; number by number it would take longer than the selection it is for."""
+    return _streams.uniforms(key, path, step, 1, dtype)[0]
 
 
 def select(
@@ -176,15 +164,13 @@ class Branching:
         omega = self.factor[family].take(cell)
         omega *= pool.mass[family]
         omega += (_FLOOR * omega.mean()) * (pool.mass[family] > 0.0)
-        uniform = float(_streams.uniforms(self.select_key, pool.first, family, 1, self.walk.dtype)[0])
+        uniform = float(_uniform(self.select_key, np.uint32(pool.first), np.uint32(family), self.walk.dtype))
         step, row, scale = select(omega, self.count, uniform)
 
         def some(start: int) -> np.ndarray:
             at = np.minimum(np.arange(start, start + self.lanes), self.count - 1)
-            numbers = (step[at], pool.first + row[at], pool.first + at)
-            steps, paths, branches = (x.astype(np.uint32) for x in numbers)
-            branch = Branch(steps, row[at].astype(np.int32), paths, branches)
-            given = (np.asarray(family == 1), pool.steps, self.keys, self.draw_keys[family], branch)
+            branch = Branch(step[at].astype(np.uint32), row[at].astype(np.int32), (pool.first + at).astype(np.uint32))
+            given = (np.asarray(family == 1), pool.steps, self.draw_keys[family], branch)
             return np.asarray(_branches(self.walk, self.proposal, *given), np.float64)
 
         parts = list(spread(some, range(0, self.count, self.lanes)))
@@ -277,7 +263,7 @@ def estimate(
     functional: AbstractFunctional | None = None,
     pilot_paths: int = 32_768,
     paths_per_branch: int | None = None,
-    chunk: int = 256,
+    chunk: int = 704,
     dtype: Any = None,
 ) -> Gradient:
     """Derivatives in everything that moves thresholds, all from the same branches, unbiased, breaker or not.

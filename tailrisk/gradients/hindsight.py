@@ -34,16 +34,18 @@ class Hindsight(NamedTuple):
 def first_depth(positions: Float[Array, "steps paths"]) -> Float[Array, "steps paths"]:
     """By how much the first later position that is lower is lower; 0 if there is none."""
     steps, paths = positions.shape
-    lanes = min(_LANES, paths)
+    lanes, half = min(_LANES, paths), steps // 2
 
     def block(here: Array) -> Array:
         ahead = jnp.concatenate([here, jnp.full_like(here, jnp.inf)])
 
         def look(lag: Array, depth: Array) -> Array:
-            later = jax.lax.dynamic_slice_in_dim(ahead, lag, steps)
-            return jnp.where((depth == 0.0) & (later < here), here - later, depth)
+            now, later = here[: len(depth)], jax.lax.dynamic_slice_in_dim(ahead, lag, len(depth))
+            return jnp.where((depth == 0.0) & (later < now), now - later, depth)
 
-        return jax.lax.fori_loop(1, steps, look, jnp.zeros_like(here))
+        depth = jax.lax.fori_loop(1, half, look, jnp.zeros_like(here))
+        early = jax.lax.fori_loop(max(half, 1), steps, look, depth[: steps - half])  # later steps do not look as far
+        return jnp.concatenate([early, depth[steps - half :]])
 
     filled = jnp.pad(positions, ((0, 0), (0, -paths % lanes)))
     found = jax.lax.map(block, filled.reshape(steps, -1, lanes).swapaxes(0, 1))

@@ -1,19 +1,21 @@
 """What branches need of the paths of a pool: the state before every step, kept as few arrays, and given back where asked."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._streams import Noise
+from .._streams import AbstractSource, Noise
 from .companion import AbstractCompanion
 from .score import Scores, ScoreState
 from .walk import LadderWalk, WalkState
 
 
 class Steps(NamedTuple):
-    """Of every step: what the path was before it, the level after it, and its likelihood ratio."""
+    """Of every step: what the path was before it, its move, the level after it, and its likelihood ratio."""
 
+    move: Float[Array, "*steps"]
     after: Float[Array, "*steps"]
     sold: Int[Array, "*steps"]
     bad_debt: Float[Array, "*steps"]
@@ -43,12 +45,42 @@ class Recorded(AbstractCompanion):
         new, before = self.scores.step(state, noise)[0], state.walk
         none = jnp.zeros(0, jnp.int32)
         halts = (before.halt, before.halted) if self.walk.window else (none, none)
-        ratio = self.walk.increment(noise).ratio
-        return new, Steps(new.walk.level, before.sold, before.bad_debt, before.fund_income, *halts, ratio)
+        drawn = self.walk.increment(noise)
+        money = before.bad_debt, before.fund_income
+        return new, Steps(drawn.move, new.walk.level, before.sold, *money, *halts, drawn.ratio)
 
     def outcome(self, state: ScoreState) -> dict[str, Float[Array, ""]]:
         """The walk's outcome, and the scores."""
         return self.scores.outcome(state) | self.walk.outcome(state.walk)
+
+
+class Moves(AbstractSource):
+    """The moves of the paths of a pool, by place, in the place of noise."""
+
+    move: Float[Array, "steps paths"]
+
+    def path(self, number: Any, steps: int, draws: Any, dtype: Any) -> Callable[[Any], Noise]:
+        """Those of one path."""
+        del steps, draws
+        return lambda step: Noise(self.move[step, number][None], jnp.zeros(0, dtype))
+
+
+class Moved(AbstractCompanion):
+    """A walk whose noise is its `Moves`; weights stay behind."""
+
+    walk: LadderWalk
+
+    def init(self) -> WalkState:
+        """The start."""
+        return self.walk.init()
+
+    def step(self, state: WalkState, noise: Noise) -> tuple[WalkState, None]:
+        """The next move."""
+        return self.walk.advance(state, state.level + noise.normal[0]), None
+
+    def outcome(self, state: WalkState) -> dict[str, Float[Array, ""]]:
+        """The functional alone."""
+        return {"value": self.walk.outcome(state)["value"]}
 
 
 def highest(walk: LadderWalk, steps: Steps) -> Float[Array, "steps paths"]:

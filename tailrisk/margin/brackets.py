@@ -18,6 +18,7 @@ from .._fields import AnyArray, Bounds, InputError, Real, choice, to_real
 from .._hard import decisive
 from .base import AbstractMargin
 
+_ROUNDING = 1e-9
 _TIER = 'the floor of a margin tier with style = "whole"'
 
 
@@ -109,7 +110,7 @@ class Brackets(AbstractMargin):
                     f"{where}first tier starts at {floors[0]:g}, expected 0; add the tier of small positions",
                 )
             yield from _disorder(where, floors, rates, leverage)
-            for k in np.flatnonzero(rates > (1.0 + 1e-9) / leverage)[:1]:
+            for k in np.flatnonzero(rates > (1.0 + _ROUNDING) / leverage)[:1]:
                 yield (
                     "maintenance_rates",
                     f"{where}tier {k} has maintenance rate {rates[k]:g} above its initial rate 1/{leverage[k]:g} = "
@@ -131,13 +132,14 @@ def _disorder(where: str, floors: np.ndarray, rates: np.ndarray, leverage: np.nd
             "floors",
             f"{where}tier {k + 1} starts at {floors[k + 1]:g} after {floors[k]:g}; sort tiers by rising floor",
         )
-    for k in np.flatnonzero(np.diff(rates) < 0)[:1]:
+    # Tiers that a search has made equal may differ by rounding.
+    for k in np.flatnonzero(rates[1:] < rates[:-1] * (1.0 - _ROUNDING))[:1]:
         yield (
             "maintenance_rates",
             f"{where}fall from {rates[k]:g} to {rates[k + 1]:g} at tier {k + 1}, expected rates that never fall; "
             "sort the tiers, rates as fractions",
         )
-    for k in np.flatnonzero(np.diff(leverage) > 0)[:1]:
+    for k in np.flatnonzero(leverage[1:] > leverage[:-1] * (1.0 + _ROUNDING))[:1]:
         yield (
             "max_leverage",
             f"{where}rises from {leverage[k]:g} to {leverage[k + 1]:g} at tier {k + 1}, expected leverage that never "

@@ -85,7 +85,7 @@ class Replays(eqx.Module):
     hours: int = count(12, least=2)
     fee: Real = real(0.0125, unit="1", least=0.0)
     fund: Real = real(0.005, unit="1", least=0.0)  # insurance fund over gross notional
-    basis: Real = duration("2.5min")  # over which the basis in the mark is averaged
+    basis: Real = duration("2.5min", above=0.0, most=1.0 / 365.0)  # over which the basis in the mark is averaged
 
     def check(self) -> Iterator[tuple[str, str]]:
         if not self.events:

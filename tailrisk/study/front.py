@@ -79,6 +79,7 @@ def trace(
     wanted: Any,
     certified: Certified,
     report: Callable[[str], None],
+    stage: Callable[[str, Callable[[], Any]], Any],
 ) -> tuple[Target, ...]:
     """Targets from the strictest to the loosest, each searched from its neighbor, outwards from the policy that is known.
 
@@ -96,17 +97,23 @@ def trace(
     for order in (factors[middle + 1 :], factors[:middle][::-1]):
         before = searched
         for factor in order:
-            began = time.monotonic()
             here = eqx.tree_at(lambda p: p.constraints[which].limit, problem, np.asarray(factor * limit))
-            coarse = refine(here, before.optimum.parameters, stream, method)
-            fine = polish(here, coarse.optimum.parameters, stream, z=Z, room=ROOM)
-            before = min(coarse, fine, key=lambda one: (max(one.violation, 0.0), one.at_optimum.cost))
-            seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
-            found[factor] = here, before, *certified(here, before, seed)
-            report(
-                f"front: limit x {factor:g}: cost {before.at_optimum.cost:.5g}, {found[factor][2].status}, "
-                f"{time.monotonic() - began:.0f} s"
-            )
+
+            def work(here: Problem = here, before: Refined = before, factor: float = factor) -> tuple[Any, ...]:
+                began = time.monotonic()
+                coarse = refine(here, before.optimum.parameters, stream, method)
+                fine = polish(here, coarse.optimum.parameters, stream, z=Z, room=ROOM)
+                best = min(coarse, fine, key=lambda one: (max(one.violation, 0.0), one.at_optimum.cost))
+                seed = wanted.seed + 1 + factors.index(factor)  # each target has fresh paths of its own
+                certificate, taken = certified(here, best, seed)
+                report(
+                    f"front: limit x {factor:g}: cost {best.at_optimum.cost:.5g}, {certificate.status}, "
+                    f"{time.monotonic() - began:.0f} s"
+                )
+                return best, certificate, taken
+
+            before, *rest = stage(f"front-{factors.index(factor)}", work)
+            found[factor] = here, before, *rest
     points = [found[factor] for factor in factors]
     known = [_conditions(here, point, stream) for here, point, _, _ in points]
     slopes, errors = _slopes(points, known, which, stream)

@@ -1,25 +1,45 @@
 """What a tuned policy leaves behind: `policy.toml`, a config of its own, and `policy.json` with everything that was found."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import tomli_w
 
 from ..leaves import with_parameters
 from ..policy import Curvature, Slopes
 from ..policy.problem import Judgement
 from ..policy.variables import Row, rows
 from . import baselines, replay, robustness, surface
-from .folder import write_atomic, write_json
+from .config import ConfigError
+from .folder import prepare_folder, write_atomic, write_json
 from .provenance import commit, package_version
 from .run import Study, resolved
+from .stages import Stages
 from .tune import Outcome
 from .venue import OUTCOMES
 
 _DEVIATIONS = 3.0  # standard errors within which two derivatives agree
 _BIAS = 1e-2  # share of a derivative that central differences over 5 % may be off
+
+
+def begin(folder: Path, tables: dict[str, Any], resume: bool) -> Stages:
+    """Makes the folder of a policy, or takes up one whose search was stopped, and gives what it has kept.
+
+    **Raises:** `ConfigError` if the folder is in use, or was begun with another config, other code or another device.
+    """
+    if not (folder / "parts").is_dir() and (folder / "policy.json").exists():
+        raise ConfigError(f"{folder}: holds a policy that is done, see report.md in it; choose another --out")
+    prepare_folder(folder, tomli_w.dumps(tables), resume)
+    return Stages(folder / "parts")
+
+
+def finish(folder: Path) -> None:
+    """Removes what was kept to go on with."""
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def write(folder: Path, study: Study, outcome: Outcome) -> None:

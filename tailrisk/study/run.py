@@ -17,9 +17,9 @@ from ..scenario import Scenario, VenueSystem
 from ..simulate import rollout
 from ..tails.moments import Moments
 from ..tails.venue import VenueProblem
-from . import parts
+from . import hosts, parts
 from .config import ConfigError, apply_override, dump, read_toml, structure
-from .folder import free_bytes, prepare_folder, write_arrays, write_json
+from .folder import free_bytes, prepare_folder, same_config, write_arrays, write_json
 from .memory import OUTCOMES, chunk_of, memory_bytes, peak_bytes
 from .observe import observe
 from .provenance import made_with
@@ -34,8 +34,8 @@ class Run(eqx.Module):
 
     `paths` plain paths give every metric and the figures, in memory that does not grow beyond `rows` of them. With another
     `estimator` than "monte_carlo" the tail, which is the value-at-risk and expected shortfall at `levels` and the chance that
-    the fund runs out, gets paths of its own: "tilt" weighted paths, "splitting" (of the last alone), "auto" the tilt where a
-    pilot says that it pays.
+    the fund runs out, gets paths of its own: "tilt" weighted paths, "splitting" (of the last alone, none tilted), "auto" the
+    tilt where a pilot says that it pays.
     """
 
     paths: int = count(100_000, least=1)  # per book
@@ -51,7 +51,7 @@ class Run(eqx.Module):
     watch: int = count(2000)  # paths whose steps are kept for the figures
     estimator: str = choice("monte_carlo", "monte_carlo", "tilt", "splitting", "auto")  # of the tail, see below
     tail_paths: int = count(100_000, least=1)  # weighted paths of every target of the tail
-    split_paths: int = count(0)  # starts of splitting, which is also the check of a tilt for the fund; 0: none
+    split_paths: int = count(0)  # paths of splitting, which is also the check of a tilt for the fund; 0: none
     pilot: int = count(10_000, least=1000)  # paths of each round in which a tilt is tuned
 
     def check(self) -> Iterator[tuple[str, str]]:
@@ -61,7 +61,7 @@ class Run(eqx.Module):
             said = f"is {self.estimator!r} with {self.paths} paths, of which {self.rows} (rows) are kept one by one"
             yield "estimator", f"{said}, expected all of them; lower paths, raise rows, or use monte_carlo"
         if self.estimator == "splitting" and not self.split_paths:
-            yield "split_paths", "is 0, expected the starts that splitting may use, for example 100000"
+            yield "split_paths", "is 0, expected the paths that splitting may use, for example 100000"
         if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
             yield "levels", f"{np.asarray(self.levels).tolist()}: expected a list of at least one level, such as [0.99]"
         if np.ndim(self.memory):
@@ -207,10 +207,7 @@ def execute(
     """
     started = time.time()
     run = study.run
-    check_size(study, folder)
-    first = prepare(study)
-    prepare_folder(folder, resolved(study), resume)
-    _work(study, first, folder, report)
+    first = simulate_parts(study, folder, resume=resume, report=report)
     tallies, rows = parts.gather(run, folder)
     results = {f"path/{name}": value for name, value in rows.items()} | curves(tallies, run)
     results |= observe(study.scenario, first, run, tallies[0], rows)
@@ -230,9 +227,31 @@ def execute(
     return summary
 
 
-def _work(study: Study, first: VenueSystem, folder: Path, report: Callable[[int, int, Moments], None] | None) -> None:
-    """Makes what is missing of the paths."""
-    run, done, total = study.run, 0, study.run.paths * study.run.books
+def simulate_parts(
+    study: Study,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[int, int, Moments], None] | None = None,
+) -> VenueSystem:
+    """Makes what is missing of the paths, this process its share, and waits for the others; the system of the first book.
+
+    Every process calls this; of several, that with number 0 calls it through `execute`.
+    """
+    run, alone = study.run, jax.process_count() == 1
+    with hosts.together():
+        check_size(study, folder)
+        first = prepare(study)
+        if jax.process_index() == 0:
+            prepare_folder(folder, resolved(study), resume)
+            hosts.clear(folder)
+    with hosts.together():  # nobody writes before all have seen what is there
+        if jax.process_index() > 0:
+            same_config(folder / "config.toml", resolved(study))
+        missing = parts.to_do(run, folder)
+        there = list(parts.already(run, folder)) if alone else []
+    mine = hosts.share(missing)
+    done, total = 0, sum(part.last - part.first for part in mine) + sum(int(m.count) for m in there)
 
     def progress(bad_debt: Moments) -> None:
         nonlocal done
@@ -240,10 +259,14 @@ def _work(study: Study, first: VenueSystem, folder: Path, report: Callable[[int,
         if report:
             report(done, total, bad_debt)
 
-    for moments in parts.already(run, folder):
+    for moments in there:
         progress(moments)
-    system_of = lambda draw: build(study, draw) if draw else first  # noqa: E731
-    parts.work(run, parts.to_do(run, folder), system_of, chunk_of(run, first), folder, progress)
+    with hosts.noted(folder):
+        parts.work(
+            run, mine, lambda draw: build(study, draw) if draw else first, chunk_of(run, first), folder, progress
+        )
+    hosts.wait(run, folder)
+    return first
 
 
 def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
@@ -257,7 +280,9 @@ def finish(folder: Path, study: Study, summary: dict[str, Any]) -> None:
             "seed": study.run.seed,
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "wall_seconds": summary["wall_seconds"],
+            "processor_seconds": time.process_time(),
             "peak_bytes": peak_bytes(),
+            "processes": jax.process_count(),
         }
         | (
             {"tail": {name: {k: one[k] for k in ("estimator", "why")} for name, one in summary["tail"].items()}}

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ from .front import ROOM, Front, Target, Z, certification, trace
 from .replay import Replay, Replayed, event_of, relive
 from .robustness import Panel, Robustness, examine, world_of
 from .run import Study, from_table, prepare
+from .stages import Stages
 from .surface import Cell, Surface, cell_of, scan
 from .venue import LANES, OUTCOMES, HardVenue, Held, SmoothVenue
 
@@ -154,11 +156,17 @@ class Outcome(NamedTuple):
         return self.status == "converged" and self.certificate.status == "certified"
 
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], Study, Tune]:
-    """Reads a config with a table `tune`; returns its tables without that one as well, for `choices`."""
+def tables(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tables of a config with its overrides."""
     table = read_toml(path)
     for text in overrides:
         apply_override(table, text)
+    return table
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], Study, Tune]:
+    """Reads a config with a table `tune`; returns its tables without that one as well, for `choices`."""
+    table = tables(path, overrides)
     given = table.pop("tune", None)
     if given is None:
         raise ConfigError(f"{path}: no table [tune]; say there what is decided, what it costs and what must hold")
@@ -186,45 +194,49 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
     return table, study, wanted
 
 
-def execute(table: dict[str, Any], wanted: Tune, report: Report = lambda text: None) -> Outcome:
+def execute(
+    table: dict[str, Any], wanted: Tune, report: Report = lambda text: None, stages: Stages | None = None
+) -> Outcome:
     """Searches every combination of `choices`, refines on the hard model, certifies on fresh paths, and checks the result.
 
-    Best is the cheapest of those that meet every limit on the tuning paths, or the one that misses least.
+    Best is the cheapest of those that meet every limit on the tuning paths, or the one that misses least. What `stages` has
+    kept is not done again, and changes nothing.
     """
+    stage = stages or Stages()
     jax.config.update("jax_enable_x64", True)
     began, worked = time.monotonic(), time.process_time()
     small = Stream(ROOT, wanted.seed, max(wanted.paths // 4, LANES), max(LANES, wanted.paths // 4))
     whole = small._replace(paths=wanted.paths)
     searches = tuple(
-        _search(scenario, choice, start, wanted, small, report)
-        for choice in combinations(wanted.choices)
+        _search(scenario, choice, start, wanted, small, report, partial(stage, f"search-{number}-{start}"))
+        for number, choice in enumerate(combinations(wanted.choices))
         for scenario in (_chosen(table, choice),)
         for start in range(wanted.starts)
     )
     best = min(searches, key=lambda one: _rank(one.refined))
     scenario, problem, choice = best.scenario, best.problem, best.choice
-    searched = _refined(problem, best.refined, whole, wanted, ROOM, report)
+    searched = stage("refined", lambda: _refined(problem, best.refined, whole, wanted, ROOM, report))
 
     def certified(here: Problem, found: Refined, seed: int) -> tuple[Certificate, Refined]:
         return _certified(here, found, whole, wanted, seed, report)
 
-    certificate, refined = certified(problem, searched, wanted.seed)
-    checks = derivatives(problem, refined, whole, wanted, report)
+    certificate, refined = stage("certificate", lambda: certified(problem, searched, wanted.seed))
+    checks = stage("derivatives", lambda: derivatives(problem, refined, whole, wanted, report))
     status = _status(refined, checks, float(wanted.tolerance))
     report(f"search: {status}")
     stream = Stream(BASELINE, wanted.seed, wanted.paths, whole.chunk)
     held = {variable.name: current(scenario, variable.name) for variable in wanted.variables}
-    (incumbent, incumbent_split), (policy, split) = (
-        _split(problem, values, stream) for values in (held, refined.policy.parameters)
-    )
+    incumbent, incumbent_split = stage("incumbent", lambda: _split(problem, held, stream))
+    policy, split = stage("policy", lambda: _split(problem, refined.policy.parameters, stream))
     front, panel, rivals, surface, replayed, gradients = (), None, (), (), None, ()
     if status != "not_finite":
-        front = trace(problem, searched, (certificate, refined), whole, wanted, certified, report)
-        panel = examine(_merged(table, choice), scenario, problem, refined.policy, wanted, report)
-        rivals = compare(_merged(table, choice), problem, refined.policy, wanted, report)
-        surface = scan(_merged(table, choice), problem, refined.policy, wanted, report)
-        replayed = relive(_merged(table, choice), problem, refined.policy, wanted, report)
-        gradients = estimators(scenario, refined, wanted, report)
+        front = trace(problem, searched, (certificate, refined), whole, wanted, certified, report, stage)
+        there, found = _merged(table, choice), refined.policy
+        panel = stage("robustness", lambda: examine(there, scenario, problem, found, wanted, report))
+        rivals = stage("baselines", lambda: compare(there, problem, found, wanted, report))
+        surface = stage("surface", lambda: scan(there, problem, found, wanted, report))
+        replayed = stage("replay", lambda: relive(there, problem, found, wanted, report))
+        gradients = stage("gradients", lambda: estimators(scenario, refined, wanted, report))
     return Outcome(
         status=status,
         wanted=wanted,
@@ -295,28 +307,36 @@ def _problem(scenario: Scenario, wanted: Tune) -> Problem:
 
 
 def _search(
-    scenario: Scenario, choice: dict[str, Any], number: int, wanted: Tune, stream: Stream, report: Report
+    scenario: Scenario,
+    choice: dict[str, Any],
+    number: int,
+    wanted: Tune,
+    stream: Stream,
+    report: Report,
+    kept: Callable[[Callable[[], tuple[Tuned | None, Refined]]], tuple[Tuned | None, Refined]],
 ) -> Search:
     """The coarse stage: gradients on the smooth twin if asked, then a wide trust region on few paths."""
     problem = _problem(scenario, wanted)
     said = ", ".join([*(f"{key} = {value}" for key, value in choice.items()), f"start {number + 1}"])
-    start, tuned = _start(wanted, number), None
-    if wanted.smooth_paths:
+
+    def work() -> tuple[Tuned | None, Refined]:
+        start, tuned = _start(wanted, number), None
+        if wanted.smooth_paths:
+            began = time.monotonic()
+            method = AugmentedLagrangian(rounds=5, steps=12, tolerance=1e-3, gradient_tolerance=1e-2)
+            tuned = tune(problem, seed=wanted.seed, paths=wanted.smooth_paths, method=method, start=start)
+            start, spent = tuned.parameters, time.monotonic() - began
+            report(f"smooth twin, {said}: {tuned.status} after {tuned.evaluations} gradients, {spent:.0f} s")
         began = time.monotonic()
-        method = AugmentedLagrangian(rounds=5, steps=12, tolerance=1e-3, gradient_tolerance=1e-2)
-        tuned = tune(problem, seed=wanted.seed, paths=wanted.smooth_paths, method=method, start=start)
-        start = tuned.parameters
+        method = TrustRegion(shares=(1.0,), evaluations=wanted.evaluations, radius=2.0)
+        refined = refine(problem, start, stream, method)
         report(
-            f"smooth twin, {said}: {tuned.status} after {tuned.evaluations} gradients, {time.monotonic() - began:.0f} s"
+            f"coarse search, {said}: {refined.evaluations} evaluations of {stream.paths:,} paths, cost "
+            f"{refined.at_optimum.cost:.5g}, worst limit {refined.violation:+.1%}, {time.monotonic() - began:.0f} s"
         )
-    began = time.monotonic()
-    method = TrustRegion(shares=(1.0,), evaluations=wanted.evaluations, radius=2.0)
-    refined = refine(problem, start, stream, method)
-    report(
-        f"coarse search, {said}: {refined.evaluations} evaluations of {stream.paths:,} paths, cost "
-        f"{refined.at_optimum.cost:.5g}, worst limit {refined.violation:+.1%}, {time.monotonic() - began:.0f} s"
-    )
-    return Search(choice, number, stream.paths, scenario, problem, tuned, refined)
+        return tuned, refined
+
+    return Search(choice, number, stream.paths, scenario, problem, *kept(work))
 
 
 def _start(wanted: Tune, number: int) -> dict[str, Any]:
