@@ -79,9 +79,24 @@ def test_a_bound_is_a_start_too():
 
 
 @pytest.mark.parametrize(
+    "tiers",
+    [(0.02, 0.02, 0.1), (0.02, 0.02 * (1.0 - 1e-12), 0.1), (0.1, 0.5, 0.5)],
+    ids=["equal", "equal but for rounding", "full"],
+)
+def test_equal_tiers_are_a_start_too(tiers):
+    free = variables.free_numbers((TIERS,), {"maintenance": tiers})
+    np.testing.assert_allclose(variables.values((TIERS,), jnp.asarray(free))["maintenance"], tiers, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
-    [({"fee": 0.06}, "fee = 0.06"), ({}, "no value for 'fee'")],
-    ids=["out of bounds", "missing"],
+    [
+        ({"fee": 0.06}, "fee = 0.06"),
+        ({"fee": 0.01, "maintenance": (0.02, 0.019, 0.1)}, "in order"),
+        ({"fee": 0.01, "maintenance": (0.1, 0.5, 0.6)}, "in order"),
+        ({}, "no value for 'fee'"),
+    ],
+    ids=["out of bounds", "falling", "beyond a full tier", "missing"],
 )
 def test_a_start_that_cannot_be(given, words):
     with pytest.raises(InputError, match=words):

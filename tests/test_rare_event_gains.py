@@ -75,9 +75,10 @@ def test_gains_of_the_reference_cascade():
     assert constant.gain_over_plain() > 1.3e4
     assert abs(feedback.value - constant.value) < 3.5 * np.hypot(feedback.std_error, constant.std_error)
     controlled = tails.fit(problem, Probability(0.30), Controlled(JumpCascade(), cost=1 / 64), 1)
-    both = tails.run(problem, controlled, 24_000, 1)["probability"]
+    both = tails.run(problem, controlled, 60_000, 1)["probability"]
     assert not both.refused, both.reason
     assert both.gain_over_plain() > 1.5e5
+    assert both.gain_over_plain() > 10.0 * feedback.gain_over_plain()
     assert abs(feedback.value - both.value) < 3.5 * np.hypot(feedback.std_error, both.std_error)
 
 

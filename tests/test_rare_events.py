@@ -10,9 +10,16 @@ from tail_problems import GaussianWalk, JumpCascade, Ruin, agrees, gaussian_refe
 
 from tailrisk import tails
 from tailrisk._fields import InputError
+from tailrisk.simulate import simulate
 from tailrisk.tails import Controlled, CrossEntropy, Mean, Plain, Probability, Splitting, Tail
+from tailrisk.tails.branching import MANY, FittedBranching, ladder
+from tailrisk.tails.control import FittedControlled
 from tailrisk.tails.crossentropy import Round, _Search
-from tailrisk.tails.diagnostics import RefusedEstimateError
+from tailrisk.tails.diagnostics import RefusedEstimateError, high
+from tailrisk.tails.direction import FittedDirection
+from tailrisk.tails.rqmc import FittedRQMC, TiltedPoints
+from tailrisk.tails.strata import FittedStrata
+from tailrisk.tails.tilt import Law, itself
 
 SMALL = CrossEntropy(pilot=5_000)  # as tuned as the fast tests can afford; the slow ones use the default
 
@@ -47,6 +54,47 @@ def test_checks_of_the_pilot(fitted):
         clipped, ladder = search.checks(Round(x, x, wrong * np.exp(0.5 - x), None))
         assert clipped.verdict == "warn"
         assert ladder.verdict == verdict
+
+
+def test_a_pilot_that_refuses_is_heard(fitted):
+    """What a fit said against its law reaches estimates that are made of it in other ways."""
+    problem, bad = JumpCascade(impact=0.0), high("ladder", 9.0, (3.0, 4.0))
+    law = FittedRQMC(TiltedPoints(dataclasses.replace(fitted, checks=(bad,))), 2, 0)
+    result = law.run(problem, 256, 1)["probability"]
+    assert bad in result.diagnosis.rows
+    assert result.refused
+
+
+@pytest.mark.slow
+def test_a_pilot_that_refuses_is_heard_everywhere(fitted):
+    """Strata, controls and directions likewise."""
+    problem, bad = JumpCascade(impact=0.0), high("ladder", 9.0, (3.0, 4.0))
+    target, refused = fitted.target, dataclasses.replace(fitted, checks=(bad,))
+    strata = FittedStrata(target, 0, (dataclasses.replace(refused, tilts=()),), (0.88,), (1.0,), 0.12, 0)
+    controlled = FittedControlled(target, refused, problem, 0.5, 1.0, 1.0, 0.0, 2.0, 0)
+    direction = np.full((problem.steps, 1), problem.steps**-0.5)
+    lines = FittedDirection(target, direction, 3.0, (), 10, 1, 2, 0, (bad,))
+    stratum = (1.0 - 0.12 / 64) ** 64
+    strata = dataclasses.replace(strata, masses=(stratum,), beyond=1.0 - stratum)
+    for law in (strata, controlled, lines):
+        assert bad in law.run(problem, 640, 1)["probability"].diagnosis.rows, law
+
+
+def test_splitting_by_trial_steps(fitted):
+    """Branches from trial steps give the exact chance, under the tilt and without one; a law comes back from its text."""
+    problem, level = JumpCascade(impact=0.0), 0.20
+    tilt = fitted.tilts[0]
+    like = Law(*(x[:, 0] for x in (tilt.drift, tilt.factor, tilt.mean, tilt.deviation, tilt.size)))
+    wide = itself(like)._replace(factor=like.factor * 0.0 + 20.0, deviation=like.deviation * 0.0 + 2.0)
+    scores = simulate(problem, paths=8_192, seed=3)["score"]
+    law = FittedBranching((wide, itself(like)), *ladder(scores, level), fitted.tilts)
+    assert len(law.levels) > 1
+    assert law.levels[-1] == level
+    again = tails.loads(tails.dumps(law))
+    assert tails.dumps(again) == tails.dumps(law)
+    agrees(again.run(problem, 10_000, 4)["probability"], jump_walk_referee(level), 0.1)  # plain paths: 0.8
+    plain = law.plain(*ladder(scores, level, MANY))
+    agrees(plain.run(problem, 40_000, 5)["probability"], jump_walk_referee(level), 0.25)
 
 
 def test_referee_against_printed_values():

@@ -13,9 +13,9 @@ from tailrisk._fields import InputError
 from tailrisk.cascade import Rounds
 from tailrisk.scenario import SmoothLadder
 from tailrisk.simulate import outcomes, simulate
-from tailrisk.study.rare import _alone
+from tailrisk.study.rare import _confirms
 from tailrisk.study.run import execute, load
-from tailrisk.tails.diagnostics import Diagnosis, Result
+from tailrisk.tails.diagnostics import Diagnosis, Result, clipped, high, unconfirmed, worst
 from tailrisk.tails.measures import Estimate
 from tailrisk.tails.one_step import OneStep
 from tailrisk.tails.sampler import mixture
@@ -177,6 +177,9 @@ def test_a_tail_run_resumes_to_the_same_numbers(tmp_path):
         assert first["tail"][name]["estimator"] == "tilt"
         assert first["tail"][name]["tuning_paths"] >= 2 * 1000
         assert (tmp_path / "a" / "laws" / f"{name}_tilt.json").exists()
+    said = first["tail"]["tail_90"]["diagnostics"]["bad_debt_es_90"]
+    assert {"clipped", "ladder"} <= said.keys()  # by the pilots of both sides
+    assert "clipped" in first["tail"]["exhaustion"]["diagnostics"]["fund_depletion_probability"]
     for metric in first["metrics"].values():
         refused = str(metric.get("note", "")).startswith("refused")
         assert refused == (metric["value"] is None)
@@ -185,10 +188,28 @@ def test_a_tail_run_resumes_to_the_same_numbers(tmp_path):
 @pytest.mark.slow
 def test_auto_leaves_what_plain_paths_do_well(tmp_path):
     """The reason is said; with many plain hits no law is tuned at all."""
-    wanted = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", 'run.estimator="auto"')
-    summary = execute(load(BASE, wanted), tmp_path / "run")
-    assert summary["tail"]["tail_50"]["estimator"] == "monte_carlo"
-    assert "plain paths are beyond it" in summary["tail"]["tail_50"]["why"]
+    many = ("run.paths=40000", "run.levels=[0.5]", "run.watch=0", "waterfall.fund=0", "market.jumps.rate=20000")
+    summary = execute(load(BASE, (*SMALL, *many, 'run.estimator="auto"')), tmp_path / "run")
+    for name in ("tail_50", "exhaustion"):
+        assert summary["tail"][name]["estimator"] == "monte_carlo"
+        assert "plain paths are beyond it" in summary["tail"][name]["why"]
+    assert not (tmp_path / "run" / "laws").exists()
+    assert summary["metrics"]["fund_depletion_probability"]["value"] > 0.25
+
+
+@pytest.mark.slow
+def test_splitting_counts_the_fund_alone(tmp_path):
+    """By trial steps as by plain paths; value-at-risk is left to these."""
+    few = ("run.paths=8192", "run.split_paths=8192", "run.watch=0", "waterfall.fund=4e8", 'run.estimator="splitting"')
+    summary = execute(load(BASE, (*SMALL, *few)), tmp_path / "run")
+    assert summary["tail"]["tail_90"]["estimator"] == "monte_carlo"
+    assert "gives no value-at-risk" in summary["tail"]["tail_90"]["why"]
+    found = summary["metrics"]["fund_depletion_probability"]
+    assert summary["tail"]["exhaustion"]["estimator"] == found["estimator"] == "splitting"
+    assert 0.0 < found["std_error"] < 0.1 * found["value"]
+    other = summary["tail"]["exhaustion"]["second_estimator"]["fund_depletion_probability"]
+    assert other["estimator"] == "monte_carlo"
+    assert abs(other["z"]) < 3.5
 
 
 def test_settings_of_the_tail():
@@ -198,9 +219,15 @@ def test_settings_of_the_tail():
 
 
 def test_what_nothing_confirms_is_refused():
-    """A narrow interval of one family alone is no number: the tilt of the shipped scenario is one that misses a mode."""
-    one = Result(Estimate(2e-6, 1e-7, 1.8e-6, 2.2e-6), Diagnosis(()))
-    assert not one.refused
-    assert _alone(one).refused
-    assert "unconfirmed" in _alone(one).reason
-    assert _alone(_alone(one)) == _alone(one)
+    """A narrow interval of one family alone is no number, nor beside one too rough to see what the first may miss."""
+    for error, confirms in ((2e-7, True), (5e-7, False), (0.0, False)):
+        assert _confirms(Result(Estimate(2e-6, error, 1e-6, 3e-6), Diagnosis(()))) == confirms
+    assert not _confirms(Result(Estimate(2e-6, 1e-7, 1e-6, 3e-6), Diagnosis((unconfirmed(),))))
+    assert Diagnosis((unconfirmed(),)).refused
+    assert "one family may miss a mode" in Diagnosis((unconfirmed(),)).reason
+
+
+def test_of_several_pilots_the_worst_counts():
+    rows = [high("ladder", value, (3.0, 4.0)) for value in (1.0, 9.0, 3.5)]
+    assert worst([rows[0], clipped(0.01), rows[2]]) == (rows[2], clipped(0.01))
+    assert worst(rows) == (rows[1],)

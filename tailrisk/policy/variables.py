@@ -38,10 +38,14 @@ def _between(free: Any, start: Real, start_lower: Real, lower: Any, upper: Real)
 
 
 def _undo(value: Any, start: Real, start_lower: Real, lower: Any, upper: Real) -> Any:
-    """The free number at which `_between` gives `value`."""
+    """The free number at which `_between` gives `value`; halfway where there is no room."""
     center, steepness = _steepness(start, start_lower, upper)
-    share = (np.asarray(value) - lower) / (upper - lower)
-    inside = (share >= 0.0) & (share <= 1.0)
+    room, above = np.broadcast_arrays(np.asarray(upper - lower, float), np.asarray(value) - lower)
+    full = room <= _EDGE * np.abs(upper)  # as above a tier that is at the upper bound
+    share = np.where(
+        full, np.where(np.abs(above) <= _EDGE * np.abs(upper), 0.5, np.nan), above / np.where(full, 1.0, room)
+    )
+    inside = (share >= -_EDGE) & (share <= 1.0 + _EDGE)
     share = np.where(inside, np.clip(share, _EDGE, 1.0 - _EDGE), np.nan)  # a search that ran to a bound may start there
     return (np.log(share) - np.log1p(-share) - np.asarray(center)) / np.asarray(steepness)
 

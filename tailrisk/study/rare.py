@@ -18,12 +18,14 @@ import numpy as np
 from .. import tails
 from .._streams import noise_keys
 from ..scenario import VenueSystem
-from ..tails import measures
-from ..tails.diagnostics import Diagnosis, Result, unconfirmed
-from ..tails.one_step import LargeStep, tune
+from ..tails import diagnostics, measures
+from ..tails.branching import MANY, FittedBranching, ladder
+from ..tails.diagnostics import Diagnosis, Result, Row, unconfirmed
+from ..tails.one_step import tune
 from ..tails.problem import AbstractProblem
 from ..tails.sampler import Chunk, Fitted
-from ..tails.targets import AbstractTarget, Hint, Mean, Probability, Tail
+from ..tails.targets import AbstractTarget, Hint, Probability, Tail
+from ..tails.tilt import Law, Tilt, itself
 from ..tails.venue import VenueProblem
 from ..tails.weighted import one_sided
 from .config import ConfigError
@@ -33,6 +35,7 @@ ENOUGH = 10_000  # plain paths beyond a target that make its error 1 %: nothing 
 LEAST_GAIN = 4.0  # of a tilt in variance per path: its paths liquidate more and take up to a few times as long
 FARTHEST = 256  # plain paths of a side that a tilt begins with
 HITS = 100  # plain paths beyond a target from which their estimate is a check
+ROUGH = 0.2  # relative error of a second estimate beyond which it confirms nothing
 
 
 class Target(NamedTuple):
@@ -122,13 +125,18 @@ class _Work:
     def answer(self) -> Answer:
         """The target by the estimator that the run asks for, or that a pilot chooses."""
         wanted, hits, paths = self.run.estimator, self._plain_hits(), self.plain["bad_debt"].size
-        if wanted == "splitting":
-            return self._split()
+        if wanted == "splitting" and not self._exhausts:
+            return self._left("splitting counts paths that reach a level, and gives no value-at-risk or shortfall")
         if wanted == "auto" and hits >= ENOUGH:
             return self._left(f"{hits:,} of {paths:,} plain paths are beyond it, an error of 1 % or less")
-        if isinstance(self.target.wanted, Probability) and not np.any(self.plain["bad_debt"] > 0.0):
+        if self._exhausts and not np.any(self.plain["bad_debt"] > 0.0):
             return self._left("no plain path has bad debt, so no law can be tuned; raise run.paths")
-        frozen = self._frozen("tilt", self._fit)
+        frozen = self._frozen(self._fit)
+        if wanted == "splitting":
+            results = {"probability": self._by_splitting(frozen)}
+            return self._checked(
+                Answer(self.target, wanted, "run.estimator asks for it", self._named(results), math.nan, {})
+            )
         gain = self._gain(frozen)
         if wanted == "auto" and not gain > LEAST_GAIN:
             said = f"a tilted path of the pilot is worth {gain:.3g} plain ones, {LEAST_GAIN:g} are needed to pay for its time"
@@ -136,9 +144,14 @@ class _Work:
         why = f"a path of the frozen law is worth {gain:.3g} plain ones by its pilot"
         if wanted == "tilt":
             why = f"run.estimator asks for it ({why})"
-        law, problem = self._sampled(frozen)
-        results = law.run(problem, self.run.tail_paths, self.run.seed, parts=self._parts(law, problem))
+        problem, paths, seed = self._problem(), self.run.tail_paths, self.run.seed
+        parts = {} if self._exhausts else {"parts": self._parts(frozen, problem)}
+        results = frozen.run(problem, paths, seed, **parts)
         return self._checked(Answer(self.target, "tilt", why, self._named(results), gain, {}))
+
+    @property
+    def _exhausts(self) -> bool:
+        return isinstance(self.target.wanted, Probability)
 
     def _problem(self, side: str = "both") -> VenueProblem:
         return VenueProblem(self.system, self.target.measure, side)
@@ -155,22 +168,14 @@ class _Work:
             return round(self.plain["bad_debt"].size * (1.0 - wanted.levels[0]))
         return int(np.count_nonzero(self.plain["fund_depleted"] > 0.0))
 
-    def _split(self) -> Answer:
-        if not isinstance(self.target.wanted, Probability):
-            return self._left("splitting counts paths that reach a level, and gives no value-at-risk or shortfall")
-        result = self._by_splitting()
-        why = "run.estimator asks for it"
-        return self._checked(Answer(self.target, "splitting", why, self._named({"probability": result}), math.nan, {}))
+    def _by_splitting(self, frozen: FittedBranching) -> Result:
+        self.told.tell(f"{self.target.name}: splitting by trial steps, no path tilted")
+        law = frozen.plain(*ladder(self._fund_use(), 1.0, MANY))
+        return law.run(self._problem(), self.run.split_paths, self.run.seed)["probability"]
 
-    def _by_splitting(self) -> Result:
-        target, problem = Probability(1.0), self._problem()
-        self.told.tell(f"{self.target.name}: levels and stages of splitting")
-        fitted = self._frozen("splitting", lambda: tails.fit(problem, target, tails.Splitting(), self.run.seed))
-        return fitted.run(problem, self.run.split_paths, self.run.seed)["probability"]
-
-    def _frozen(self, kind: str, fit: Callable[[], Any]) -> Any:
+    def _frozen(self, fit: Callable[[], Any]) -> Any:
         """A law from the run folder, or a new one that is then kept there."""
-        file = self.folder / "laws" / f"{self.target.name}_{kind}.json"
+        file = self.folder / "laws" / f"{self.target.name}_tilt.json"
         if file.exists():
             return tails.loads(file.read_text("utf-8"))
         fitted = fit()
@@ -178,55 +183,61 @@ class _Work:
         write_text(file, tails.dumps(fitted) + "\n")
         return fitted
 
-    def _sampled(self, frozen: Any) -> tuple[Fitted, AbstractProblem]:
-        """The mixture that paths are drawn from, and what they are paths of."""
-        problem = self._problem()
-        return (frozen.fitted, frozen.on(problem)) if isinstance(frozen, LargeStep) else (frozen, problem)
-
     def _gain(self, frozen: Any) -> float:
         """Plain paths that are worth as much as one of a pilot, for the probability or the expected excess."""
-        law, problem = self._sampled(frozen)
-        pilot = next(iter(law.sample(problem, self.run.pilot, self.run.seed, stream="worth")))
-        x, w = np.asarray(pilot.outcome[law.target.outcome], float), np.exp(np.asarray(pilot.log_weight, float))
-        if isinstance(frozen, LargeStep):
-            y = w * x
-            plain = y.mean() * (1.0 - y.mean())
-        else:
-            f = np.maximum(x - law.hint.quantiles[0], 0.0)
-            y = w * f
-            plain = (w * f**2).mean() - y.mean() ** 2
-        return float(plain / y.var()) if y.mean() > 0.0 else 0.0
+        problem = self._problem()
+        if isinstance(frozen, FittedBranching):
+            pilot = frozen.run(problem, self.run.pilot, self.run.seed + 1)["probability"]
+            p, error = pilot.estimate.value, pilot.estimate.std_error
+            return p * (1.0 - p) / error**2 / pilot.paths if error > 0.0 else 0.0
+        pilot = next(iter(frozen.sample(problem, self.run.pilot, self.run.seed, stream="worth")))
+        x, w = np.asarray(pilot.outcome[frozen.target.outcome], float), np.exp(np.asarray(pilot.log_weight, float))
+        f = np.maximum(x - frozen.hint.quantiles[0], 0.0)
+        y = w * f
+        return float(((w * f**2).mean() - y.mean() ** 2) / y.var()) if y.mean() > 0.0 else 0.0
 
     def _fit(self) -> Any:
-        """The law for falling prices and that for rising ones, as a mixture with equal shares."""
-        exhausts = isinstance(self.target.wanted, Probability)
+        """The law for falling prices and that for rising ones, as a mixture with equal shares, and what their pilots said."""
         method = tails.CrossEntropy(pilot=self.run.pilot, settle=2, rounds=8, feedback=False, shocks=True)
-        tilts, steps, tuning, reached, hint = [], [], self.run.pilot, False, Hint()
+        tilts, laws, tuning, reached, hint, checks = [], [], self.run.pilot, False, Hint(), []
         for side in ("fall", "rise"):
             problem, numbers, begin = self._problem(side), self._farthest(side), None
             if numbers.size:
                 begin, replayed = method.begin(problem, noise_keys(self.run.seed, "market"), numbers)
                 tuning += replayed
-            if exhausts:
+            if self._exhausts:
                 if begin is None:
                     continue
-                law, tilt, paths = tune(problem, 1.0, begin, self.run.seed, pilot=self.run.pilot)
+                law, tilt, paths, clipped = tune(problem, 1.0, begin, self.run.seed, pilot=self.run.pilot)
                 assert begin.shock is not None
                 # the wide law that tuning began with bounds the weights of the narrow one
-                steps += [law, begin.shock.law]
+                laws += [law, begin.shock.law]
                 tilts.append(tilt)
-                reached = True
+                checks.append(diagnostics.clipped(clipped))
             else:
                 one = method.fit(problem, self.target.wanted, self.run.seed, begin)
                 paths, hint, reached = one.tuning_paths, one.hint, reached or one.reached
                 tilts += one.tilts
+                checks += one.checks
             self.told.tell(f"{self.target.name}: law for a {side} of the price from {paths:,} pilot paths")
             tuning += paths
-        if exhausts:
-            fitted = Fitted(Mean("reach"), Hint(1e-6, tag=f"{method}"), tuning, reached, tuple(tilts), method.period)
-            return LargeStep(tuple(steps), fitted)
+        if self._exhausts:
+            return self._branching(tuple(laws), tuple(tilts), tuning, diagnostics.worst(checks))
         hint = dataclasses.replace(hint, quantiles=self._quantiles())
-        return Fitted(self.target.wanted, hint, tuning, reached, tuple(tilts), method.period)
+        period = method.period
+        return Fitted(self.target.wanted, hint, tuning, reached, tuple(tilts), period, diagnostics.worst(checks))
+
+    def _branching(
+        self, laws: tuple[Law, ...], tilts: tuple[Tilt, ...], tuning: int, checks: tuple[Row, ...]
+    ) -> FittedBranching:
+        """Trial steps from the tuned laws and from the law itself, with levels that follow the use of the fund in plain paths."""
+        levels, steepness = ladder(self._fund_use(), 1.0)
+        return FittedBranching((*laws, itself(laws[0])), levels, steepness, tilts, tuning_paths=tuning, checks=checks)
+
+    def _fund_use(self) -> np.ndarray:
+        """Shares of the fund that plain paths used; zeros if there is none."""
+        fund = float(self.system.cascade.waterfall.fund)
+        return self.plain["fund_paid"].astype(float) / fund if fund > 0.0 else np.zeros(self.plain["fund_paid"].size)
 
     def _farthest(self, side: str) -> np.ndarray:
         """Plain paths with the largest bad debt on a side."""
@@ -258,16 +269,24 @@ class _Work:
             yield part
 
     def _checked(self, answer: Answer) -> Answer:
-        """The answer against estimates of another family, where there are any."""
+        """The answer against estimates of another family, and against the plain paths that exhaust the fund."""
         results, check = dict(answer.results), {}
         for name, result in answer.results.items():
+            if result.refused:
+                continue
+            rows = []
+            if self._exhausts:
+                hits, paths = self._plain_hits(), self.plain["bad_debt"].size
+                rows.append(diagnostics.nominal_share(hits, paths, result.value))
             kind, other = self._other(name, answer.estimator)
-            if other is None or other.refused:
-                results[name] = _alone(result)
-            elif not result.refused:
-                results[name] = tails.confirm(result, other)
-                z = (result.value - other.value) / math.hypot(result.std_error, other.std_error)
+            if other is None or not _confirms(other):
+                rows.append(unconfirmed())
+            else:
+                result = tails.confirm(result, other)
+                z = (result.estimate.value - other.value) / math.hypot(result.estimate.std_error, other.std_error)
                 check[name] = {"estimator": kind, "value": other.value, "std_error": other.std_error, "z": z}
+            diagnosis = Diagnosis(diagnostics.worst((*result.diagnosis.rows, *rows)))
+            results[name] = dataclasses.replace(result, diagnosis=diagnosis)
         return answer._replace(results=results, check=check)
 
     def _other(self, metric: str, estimator: str) -> tuple[str, Result | None]:
@@ -280,16 +299,14 @@ class _Work:
             else:
                 estimate = measures.probability(self.plain["fund_depleted"] > 0.0, confidence)
             return "monte_carlo", Result(estimate, Diagnosis(()))
-        if isinstance(self.target.wanted, Probability) and estimator == "tilt" and self.run.split_paths:
-            return "splitting", self._by_splitting()
+        if self._exhausts and estimator == "tilt" and self.run.split_paths:
+            return "splitting", self._by_splitting(self._frozen(self._fit))
         return "", None
 
 
-def _alone(result: Result) -> Result:
-    """A result that nothing of another family confirms, which is refused: paths that no tilt leads to go unseen."""
-    if result.refused:
-        return result
-    return dataclasses.replace(result, diagnosis=Diagnosis((*result.diagnosis.rows, unconfirmed())))
+def _confirms(other: Result) -> bool:
+    """Whether an estimate of another family could have seen a part of the event that the first misses."""
+    return not other.refused and 0.0 < other.std_error <= ROUGH * abs(other.value)
 
 
 def _part(folder: Path, target: Target, number: int) -> Path:
@@ -362,4 +379,4 @@ def tail_law(
     """The law of a run for its last tail level, frozen in the folder, and the problem whose paths it draws."""
     target = [target for target in targets(run) if isinstance(target.wanted, Tail)][-1]
     work = _Work(run, system, plain, folder, Told(), target)
-    return work._sampled(work._frozen("tilt", work._fit))
+    return work._frozen(work._fit), work._problem()

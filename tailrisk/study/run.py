@@ -34,8 +34,8 @@ class Run(eqx.Module):
 
     `paths` plain paths give every metric and the figures, in memory that does not grow beyond `rows` of them. With another
     `estimator` than "monte_carlo" the tail, which is the value-at-risk and expected shortfall at `levels` and the chance that
-    the fund runs out, gets paths of its own: "tilt" weighted paths, "splitting" (of the last alone), "auto" the tilt where a
-    pilot says that it pays.
+    the fund runs out, gets paths of its own: "tilt" weighted paths, "splitting" (of the last alone, none tilted), "auto" the
+    tilt where a pilot says that it pays.
     """
 
     paths: int = count(100_000, least=1)  # per book
@@ -51,7 +51,7 @@ class Run(eqx.Module):
     watch: int = count(2000)  # paths whose steps are kept for the figures
     estimator: str = choice("monte_carlo", "monte_carlo", "tilt", "splitting", "auto")  # of the tail, see below
     tail_paths: int = count(100_000, least=1)  # weighted paths of every target of the tail
-    split_paths: int = count(0)  # starts of splitting, which is also the check of a tilt for the fund; 0: none
+    split_paths: int = count(0)  # paths of splitting, which is also the check of a tilt for the fund; 0: none
     pilot: int = count(10_000, least=1000)  # paths of each round in which a tilt is tuned
 
     def check(self) -> Iterator[tuple[str, str]]:
@@ -61,7 +61,7 @@ class Run(eqx.Module):
             said = f"is {self.estimator!r} with {self.paths} paths, of which {self.rows} (rows) are kept one by one"
             yield "estimator", f"{said}, expected all of them; lower paths, raise rows, or use monte_carlo"
         if self.estimator == "splitting" and not self.split_paths:
-            yield "split_paths", "is 0, expected the starts that splitting may use, for example 100000"
+            yield "split_paths", "is 0, expected the paths that splitting may use, for example 100000"
         if np.ndim(self.levels) != 1 or np.size(self.levels) == 0:
             yield "levels", f"{np.asarray(self.levels).tolist()}: expected a list of at least one level, such as [0.99]"
         if np.ndim(self.memory):

@@ -9,6 +9,7 @@ from . import plan as plan
 from . import streamed as streamed
 from . import tail_index as tail_index
 from . import weighted as weighted
+from .branching import FittedBranching as FittedBranching
 from .committor import Grid as Grid
 from .committor import Guided as Guided
 from .committor import guided as guided
@@ -25,7 +26,6 @@ from .estimate import run as run
 from .frozen import dumps as dumps
 from .frozen import loads as loads
 from .lobe_search import LobeMixture as LobeMixture
-from .one_step import LargeStep as LargeStep
 from .one_step import OneStep as OneStep
 from .problem import ALWAYS as ALWAYS
 from .problem import AbstractProblem as AbstractProblem

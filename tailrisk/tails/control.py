@@ -194,7 +194,7 @@ class FittedControlled:
         error = math.sqrt(rest + self.beta**2 * float(known.covariance[1, 1]))
         rows = [diagnostics.low("control_gain", self.worst_gain, (2.0, 1.0))]
         rows.append(diagnostics.low("differing_pairs", float(row_moments(apart, 1).effective_hits), DIFFERING))
-        diagnosis = diagnostics.diagnose(cheap, 1, extra=rows)
+        diagnosis = diagnostics.diagnose(cheap, 1, extra=(*rows, *self.tilt.pilot_checks()))
         z = float(special.ndtri(0.5 + 0.5 * confidence))
         name, low, high = "mean", value - z * error, value + z * error
         if isinstance(self.target, Probability):

@@ -52,7 +52,7 @@ _REMEDIES = {
     "nominal_share": "a mixture of tilts: paths of the event may lie where the tilt does not go",
     "batches": "independent keys for every path",
     "second_estimator": "a mixture of tilts: one of the two misses a part of the event",
-    "unconfirmed": "splitting beside it, or plain paths until a hundred of them are hits: one family alone may miss a mode",
+    "unconfirmed": "more paths of splitting beside it, or plain paths until a hundred are hits: one family may miss a mode",
     "replicates": "the interval of the replicates instead of the internal one",
     "replicate_spread": "more paths in every replicate, or another score",
     "differing_pairs": "more paths: few pairs tell how far the cheap system is from the full one",
@@ -281,6 +281,15 @@ def extreme_value(extrapolated: float, estimate: float, thresholds: Thresholds =
 def clipped(share: float, thresholds: Thresholds = DEFAULT) -> Row:
     """Share of steps at which the drift of the tilt was clipped."""
     return high("clipped", share, thresholds.clipped)
+
+
+def worst(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Of rows with one name, such as those of several pilots, the one that speaks most against the estimate."""
+    order, found = ("ok", "warn", "refuse"), {}
+    for row in rows:
+        if row.name not in found or order.index(row.verdict) > order.index(found[row.name].verdict):
+            found[row.name] = row
+    return tuple(found.values())
 
 
 def not_finite(paths: int) -> Row:

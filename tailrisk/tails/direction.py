@@ -53,6 +53,7 @@ class FittedDirection:
     cells: int
     evaluations: int
     tuning_paths: int
+    checks: tuple[diagnostics.Row, ...] = ()  # of the pilot of the tilt
 
     def _lines(self, problem: AbstractProblem) -> Lines:
         direction = np.zeros((problem.steps, problem.draws.normals))
@@ -127,6 +128,7 @@ class FittedDirection:
         rows = (
             diagnostics.high("root", unsure / paths / estimate.value if estimate.value > 0.0 else np.inf, UNSURE),
             self.bent(problem, paths, seed),
+            *self.checks,
         )
         result = Extra(rows, tuning_paths=self.tuning_paths, confidence=confidence).result(estimate, acc, 1)
         return {"probability": dataclasses.replace(result, paths=paths * self.effort)}
@@ -183,6 +185,7 @@ class FittedDirection:
             diagnostics.high("flat", flat / paths, FLAT),
             diagnostics.high("root", unsure / paths / mean if mean > 0.0 else np.inf, UNSURE),
             self.bent(problem, paths, seed),
+            *self.checks,
         )
         extra, found = Extra(rows, tuning_paths=self.tuning_paths, confidence=confidence), {}
         for i, name in enumerate(names):
@@ -231,7 +234,7 @@ class Direction:
             tilts = ()
         seen = min(size * problem.steps**0.5, HIGHEST)
         tuning = fit.tuning_paths + self.pilot * (CELLS + 2)
-        draft = FittedDirection(target, direction, seen, tilts, fit.period, CELLS, 0, tuning)
+        draft = FittedDirection(target, direction, seen, tilts, fit.period, CELLS, 0, tuning, fit.pilot_checks())
         lines = draft.crossings(problem, _streams.noise_keys(seed, "pilot lines"), np.arange(self.pilot))
         cells = 1 if bool(np.all(lines.single)) else CELLS
         return dataclasses.replace(draft, cells=cells, evaluations=self.evaluations)

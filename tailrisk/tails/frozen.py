@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._fields import InputError
+from .branching import FittedBranching
 from .diagnostics import Row
 from .direction import FittedDirection
 from .drift import FittedDrift
 from .estimate import FittedAntithetic
 from .lobe_search import FittedLobes
 from .lobes import Lobes
-from .one_step import LargeStep
 from .rqmc import FittedRQMC, TiltedPoints
 from .sampler import Fitted
 from .splitting import FittedSplitting
@@ -26,6 +26,7 @@ from .tilt import Aim, Law, Shock, Tilt
 _LAWS = (
     Fitted,
     FittedAntithetic,
+    FittedBranching,
     FittedDirection,
     FittedDrift,
     FittedLobes,
@@ -33,7 +34,6 @@ _LAWS = (
     FittedSplitting,
     FittedStrata,
     FittedSubset,
-    LargeStep,
 )
 _VALUES = (TiltedPoints, Hint, Mean, Probability, Row, Tail, Aim, Law, Lobes, Shock, Tilt)
 _KINDS = {kind.__name__: kind for kind in (*_LAWS, *_VALUES)}

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PyTree
 from .._streams import Draws, Noise, Roles, noise_keys, tail_quantile
 from .pilot import Pilot, Sums, averaged, joined, no_sums, solve, sums_of
 from .problem import AbstractProblem
-from .sampler import CHUNK, Fitted, laws, mixture, paths_of, whole
+from .sampler import CHUNK, laws, mixture, paths_of, whole
 from .tilt import BINS, FEATURES, Law, Tilt, draw, log_density, without_shock
 
 
@@ -65,22 +65,26 @@ class OneStep(AbstractProblem):
     def init(self) -> Reach:
         return Reach(self.problem.init(), jnp.zeros((), self.dtype), no_sums(self.problem) if self.learns else ())
 
-    def step(self, state: Reach, noise: Noise) -> tuple[Reach, Any]:
+    def tried(self, path: PyTree, uniform: Float[Array, " uniforms"]) -> tuple[Noise, PyTree, Float[Array, ""]]:
+        """A trial step from a path: its noise, the path after it and dp/dq, from the uniforms beyond those of the problem."""
         normals, uniforms = self.problem.draws
-        own, rest = Noise(noise.normal, noise.uniform[:uniforms]), noise.uniform[uniforms:]
-        size, sign = rest[uniforms : uniforms + normals], rest[uniforms + normals : uniforms + 2 * normals]
+        size, sign = uniform[uniforms : uniforms + normals], uniform[uniforms + normals : uniforms + 2 * normals]
         z = tail_quantile(0.5 * size)
-        trial = Noise(jnp.where(sign < 0.5, z, -z), rest[:uniforms])
-        law, chosen = self.laws[0], rest[-1] * len(self.laws)
+        trial = Noise(jnp.where(sign < 0.5, z, -z), uniform[:uniforms])
+        law, chosen = self.laws[0], uniform[uniforms + 2 * normals] * len(self.laws)
         for number, other in enumerate(self.laws[1:], 1):
             law = Law(*(jnp.where(chosen >= number, b, a) for a, b in zip(law, other, strict=True)))
-        trial = draw(self.problem, law, state.path, trial)
-        ratios = jnp.stack([log_density(self.problem, law, state.path, trial) for law in self.laws])
+        trial = draw(self.problem, law, path, trial)
+        ratios = jnp.stack([log_density(self.problem, law, path, trial) for law in self.laws])
         most = jnp.max(ratios)
         weight = jnp.exp(-most) / jnp.mean(jnp.exp(ratios - most))
-        tried = self.problem.score(self.problem.step(state.path, trial)[0])
-        passes = (self.problem.score(state.path) < self.level) & (tried >= self.level)
-        path, shown = self.problem.step(state.path, own)
+        return trial, self.problem.step(path, trial)[0], weight
+
+    def step(self, state: Reach, noise: Noise) -> tuple[Reach, Any]:
+        uniforms = self.problem.draws.uniforms
+        trial, after, weight = self.tried(state.path, noise.uniform[uniforms:])
+        passes = (self.problem.score(state.path) < self.level) & (self.problem.score(after) >= self.level)
+        path, shown = self.problem.step(state.path, Noise(noise.normal, noise.uniform[:uniforms]))
         worth, trials = jnp.where(passes, weight, 0.0), state.trials
         if isinstance(trials, Sums):
             phi, here = (jnp.where(jnp.arange(size) == 0, 1.0, 0.0).astype(self.dtype) for size in (FEATURES, BINS))
@@ -102,26 +106,16 @@ class OneStep(AbstractProblem):
         return self.problem.outcome(state.path) | {"reach": state.reach} | learned
 
 
-class LargeStep(eqx.Module):
-    """Frozen laws of trial steps, and a mixture of tilts for the paths that they are tried on."""
-
-    laws: tuple[Law, ...]
-    fitted: Fitted
-
-    def on(self, problem: AbstractProblem, level: float = 1.0) -> OneStep:
-        """The problem with trial steps, to be sampled under `fitted`."""
-        return OneStep(problem, self.laws, level)
-
-
 def tune(
     problem: AbstractProblem, level: float, begin: Tilt, seed: int, *, pilot: int, rounds: int = 3, period: int = 10
-) -> tuple[Law, Tilt, int]:
-    """The law of trial steps and the tilt of paths for one way to an event, and the paths that took.
+) -> tuple[Law, Tilt, int, float]:
+    """The law of trial steps and the tilt of paths for one way to an event, the paths that took, and the share of their steps
+    in which a drift was clipped.
 
     `begin` has the law of shocks to begin with. Each round weighs the trial steps that passed, and the paths by their sums.
     """
     assert begin.shock is not None, "a tilt with shocks is where trial steps begin"
-    law, tilt = begin.shock.law, without_shock(begin)
+    law, tilt, share = begin.shock.law, without_shock(begin), 0.0
     numbers, drawn_paths = np.arange(whole(pilot, period), dtype=np.int64), 0
     for number in range(rounds):
         one, aim = OneStep(problem, (law,), level, learns=True), tilt.aim
@@ -130,7 +124,9 @@ def tune(
             return Pilot(one, mixture(one, (tilt,), period, drawn), aim)
 
         keys = noise_keys(seed, f"trial steps/{number}")
-        found = paths_of(system, keys, numbers, laws(numbers, 1, period), CHUNK)
+        drawn = laws(numbers, 1, period)
+        found = paths_of(system, keys, numbers, drawn, CHUNK)
+        share = float(np.mean(found["clipped"][drawn > 0])) / problem.steps
         weight = np.exp(np.asarray(found["log_weight"], float))
         worth = weight * np.asarray(found["reach"], float)
         drawn_paths += numbers.size
@@ -138,4 +134,4 @@ def tune(
             break
         law = joined(one, averaged(found["trials"], weight / worth.sum()))
         tilt = solve(one, aim, found["sums"], worth, feedback=False)
-    return law, tilt, drawn_paths
+    return law, tilt, drawn_paths, share

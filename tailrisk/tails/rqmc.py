@@ -20,7 +20,7 @@ from ..simulate import LANES, AbstractSystem
 from . import diagnostics, sampler
 from .accumulator import Nodes, insert, summarize, total
 from .coordinates import Along
-from .diagnostics import Diagnosis, Result
+from .diagnostics import Diagnosis, Result, Row
 from .estimate import Method
 from .measures import Estimate
 from .plan import Integrand, Plan
@@ -53,6 +53,10 @@ class TiltedPoints:
     @property
     def target(self) -> AbstractTarget:
         return self.fitted.target
+
+    @property
+    def checks(self) -> tuple[Row, ...]:
+        return self.fitted.pilot_checks()
 
     def points(self, problem: AbstractProblem, keys: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Hits or outcomes, and log weights."""
@@ -100,6 +104,7 @@ class FittedRQMC:
             wide = math.exp(half / value) if value > 0.0 else math.nan
             name, low, high = "probability", value / wide, min(value * wide, 1.0)
         rows = [row for row in diagnostics.diagnose(acc, 1).rows if row.name not in ("batches", "mean_weight")]
+        rows += getattr(self.inner, "checks", ())  # what a pilot said of the law
         paths = acc.paths * getattr(self.inner, "effort", 1)
         return {
             name: Result(Estimate(value, error, low, high), Diagnosis(tuple(rows)), math.nan, paths, self.tuning_paths)

@@ -44,7 +44,7 @@ def whole(paths: int, groups: int) -> int:
     return -(-paths // unit) * unit
 
 
-def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, drawn: int) -> Mixture:
+def mixture(problem: AbstractProblem, tilts: tuple[Tilt, ...], period: int, drawn: Any) -> Mixture:
     """The mixture of tilts and the law itself, with the law to draw from."""
     rest = (1.0 - 1.0 / period) / len(tilts)
     shares = np.array([1.0 / period, *[rest] * len(tilts)]).astype(problem.dtype)

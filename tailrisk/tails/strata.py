@@ -145,7 +145,8 @@ class FittedStrata:
         wide = math.exp(half / value) if value > 0.0 else math.nan
         estimate = Estimate(value, error, value / wide, min(value * wide + self.beyond, 1.0))
         row = diagnostics.high("beyond_strata", self.beyond / value if value > 0.0 else math.inf, BEYOND)
-        extra = Extra((row,), tuning_paths=self.tuning_paths, confidence=confidence)
+        pilots = diagnostics.worst(row for fit in self.fits for row in fit.pilot_checks())
+        extra = Extra((row, *pilots), tuning_paths=self.tuning_paths, confidence=confidence)
         return {"probability": extra.result(estimate, acc, 1)}
 
     def strata(

@@ -82,6 +82,12 @@ class Law(NamedTuple):
     size: Float[Array, " sizes"]
 
 
+def itself(like: Law) -> Law:
+    """The law of the noise itself, with the shapes of another."""
+    nothing = Law(*(jnp.zeros_like(x) for x in like))
+    return nothing._replace(factor=nothing.factor + 1.0, deviation=nothing.deviation + 1.0, size=nothing.size + 1.0)
+
+
 class Shock(eqx.Module):
     """A second law for few steps, the same at all distances: where one large step makes the event, most steps are calm."""
 
@@ -106,8 +112,7 @@ class Tilt(eqx.Module):
         drift = jnp.clip(wanted, -most, most)
         here = view.here[None, :]
         tilted = Law(drift, *(jnp.sum(x * here, axis=1) for x in (self.factor, self.mean, self.deviation, self.size)))
-        same = Law(*(jnp.full_like(x, value) for x, value in zip(tilted, (0.0, 1.0, 0.0, 1.0, 1.0), strict=True)))
-        law = Law(*(jnp.where(view.on, a, b) for a, b in zip(tilted, same, strict=True)))
+        law = Law(*(jnp.where(view.on, a, b) for a, b in zip(tilted, itself(tilted), strict=True)))
         return law, view.on & jnp.any(jnp.abs(wanted) > most)
 
     def share(self, view: View) -> Float[Array, ""]:
@@ -223,8 +228,7 @@ class Mixture(AbstractProposal):
             mine = self.drawn == k + 1
             clipped = jnp.where(mine & clip, 1.0, clipped)
             if chosen is None:  # the law itself, unless a tilt is drawn
-                nothing = (0.0, 1.0, 0.0, 1.0, 1.0)
-                chosen = Law(*(jnp.full_like(x, value) for x, value in zip(law, nothing, strict=True)))
+                chosen = itself(law)
             if tilt.shock is not None:
                 spare = self.problem.roles.spare
                 assert spare is not None, "shocks need a spare uniform"
