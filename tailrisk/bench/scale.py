@@ -19,7 +19,6 @@ import click
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from .. import _streams
 from ..book import CrossMixture
@@ -150,8 +149,10 @@ def whole_runs(sizes: list[int], seconds: list[list[float]], peaks: list[list[in
     """What whole runs took; their time is a + b n, start, compilation and figures being a, so b is fitted and no exponent."""
     x = np.concatenate([np.full(len(row), size) for size, row in zip(sizes, seconds, strict=True)]).astype(float)
     y = np.concatenate(seconds)
-    line = stats.linregress(x, y)
-    each = {"per_path": float(line.slope), "std_error": float(line.stderr), "fixed": float(line.intercept)}
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    fixed = y.mean() - slope * x.mean()
+    error = np.sqrt(((y - fixed - slope * x) ** 2).sum() / max(x.size - 2, 1) / ((x - x.mean()) ** 2).sum())
+    each = {"per_path": float(slope), "std_error": float(error), "fixed": float(fixed)}
     return {"size": sizes, "seconds": seconds, "bytes": peaks, "time": each, "memory": fit(x, np.concatenate(peaks))}
 
 
