@@ -142,10 +142,18 @@ def over_paths(config: Path, most: int, repeats: int) -> dict[str, Any]:
                 about = json.loads((Path(folder) / "run" / "run.json").read_text())
             seconds[size].append(about["processor_seconds"])
             peaks[size].append(about["peak_bytes"])
-    cost = np.array(list(seconds.values()))
-    slope = fit(np.repeat(sizes[-2:], repeats), (cost - cost[0].mean())[-2:].reshape(-1))
-    memory = fit(np.repeat(sizes, repeats), np.array(list(peaks.values())).reshape(-1))
-    return {"size": sizes, "seconds": cost, "bytes": np.array(list(peaks.values())), "time": slope, "memory": memory}
+    return whole_runs(sizes, list(seconds.values()), list(peaks.values()))
+
+
+def whole_runs(sizes: list[int], seconds: list[list[float]], peaks: list[list[int]]) -> dict[str, Any]:
+    """What whole runs took; their time is a + b n, start, compilation and figures being a, so b is fitted and no exponent."""
+    x = np.concatenate([np.full(len(row), size) for size, row in zip(sizes, seconds, strict=True)]).astype(float)
+    y = np.concatenate(seconds)
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    fixed = y.mean() - slope * x.mean()
+    error = np.sqrt(((y - fixed - slope * x) ** 2).sum() / max(x.size - 2, 1) / ((x - x.mean()) ** 2).sum())
+    each = {"per_path": float(slope), "std_error": float(error), "fixed": float(fixed)}
+    return {"size": sizes, "seconds": seconds, "bytes": peaks, "time": each, "memory": fit(x, np.concatenate(peaks))}
 
 
 def run(paths: int, repeats: int, out: Path | None) -> int:

@@ -34,8 +34,18 @@ def plain(value: Any) -> Any:
 
 def line(name: str, sweep: Mapping[str, Any]) -> str:
     """The exponents of a sweep in words."""
-    parts = [f"{sweep[key]['exponent']:.2f} ± {sweep[key]['std_error']:.2f} in {key}" for key in ("time", "memory")]
-    return f"{NAMES[name]:18} exponent {', '.join(parts)}"
+    return f"{NAMES[name]:18} exponent of time {_time(sweep)}, of memory {_exponent(sweep['memory'])}"
+
+
+def _exponent(found: Mapping[str, float]) -> str:
+    return f"{found['exponent']:.2f} ± {found['std_error']:.2f}"
+
+
+def _time(sweep: Mapping[str, Any]) -> str:
+    t = sweep["time"]
+    if "exponent" in t:
+        return _exponent(t)
+    return f"(linear: {t['fixed']:.1f} s and {1e6 * t['per_path']:.2f} ± {1e6 * t['std_error']:.2f} µs a path)"
 
 
 def projection(found: Mapping[str, Any]) -> dict[str, float]:
@@ -69,9 +79,9 @@ Fitted exponents (cost = factor x size^exponent, least squares of logarithms; th
 | --- | --- | --- |
 {exponents}
 
-Time of paths: what whole runs of `configs/scale.toml` cost beyond the smallest, between the two largest; memory of paths:
+Paths are whole runs of `configs/scale.toml`, start, compilation and figures included; their memory is
 the peak of the process. Elsewhere both are per path, and memory is what the compiler asks for. The state of a path of a ladder
-does not grow with accounts; its time does, because more of them are closed in a step.
+does not grow with accounts; its time does, because more of them are closed in a step.{note}
 
 | | size | time | memory |
 | --- | --- | --- | --- |
@@ -87,7 +97,7 @@ A path of the benchmark's ladder (20,000 accounts, 288 steps) takes {each:.3g} �
 Assumptions:
 
 * cores as fast as this one, each with a process of its own; {price} USD per core-hour (an assumption, not a quote);
-* cost is linear in paths, as the exponent above says; processes share nothing but the folder, and do not slow each other;
+* cost is linear in paths, as above; processes share nothing but the folder, and do not slow each other;
 * a save every 2^24 paths ({save:.0f} minutes of a core), which is what a process that dies loses;
 * {summary:.0f} MB for a summary, and two of them for each binary digit of a process's parts: {folder:.0f} GB in the folder;
 * a seed has 2^32 path numbers, so {seeds:.0f} seeds are needed. A run has one seed, and no command merges runs of several:
@@ -102,6 +112,7 @@ def report(found: Mapping[str, Any]) -> str:
         **{key: found["machine"][key] for key in ("cpu", "cores", "load")},
         jax=found["machine"]["versions"]["jax"],
         repeats=found["repeats"],
+        note="\n" + found["note"] if "note" in found else "",
         exponents="\n".join(_exponents(name, sweep) for name, sweep in found["sweeps"].items()),
         rows="\n".join(row for name, sweep in found["sweeps"].items() for row in _rows(name, sweep)),
         each=1e6 * p["core_seconds_per_path"],
@@ -119,17 +130,16 @@ def report(found: Mapping[str, Any]) -> str:
 
 
 def _exponents(name: str, sweep: Mapping[str, Any]) -> str:
-    cells = [f"{sweep[key]['exponent']:.2f} ± {sweep[key]['std_error']:.2f}" for key in ("time", "memory")]
-    return f"| {NAMES[name]} | {' | '.join(cells)} |"
+    return f"| {NAMES[name]} | {_time(sweep)} | {_exponent(sweep['memory'])} |"
 
 
 def _rows(name: str, sweep: Mapping[str, Any]) -> Iterator[str]:
     unit, scale = ("s", 1.0) if name == "paths" else ("µs", 1e6)
     for size, seconds, room in zip(sweep["size"], sweep["seconds"], sweep["bytes"], strict=True):
         cost = scale * np.array(seconds)
-        error = cost.std(ddof=1) / np.sqrt(cost.size) if cost.size > 1 else np.nan
+        error = f" ± {cost.std(ddof=1) / np.sqrt(cost.size):.1g}" if cost.size > 1 else ""
         memory = short_number(float(np.mean(room)))
-        yield f"| {NAMES[name]} | {int(size):,} | {cost.mean():.3g} ± {error:.1g} {unit} | {memory}B |"
+        yield f"| {NAMES[name]} | {int(size):,} | {cost.mean():.3g}{error} {unit} | {memory}B |"
 
 
 @style.house_style
@@ -142,7 +152,8 @@ def draw(found: Mapping[str, Any]) -> Figure:
         room = np.array(sweep["bytes"], float).reshape(size.size, -1).mean(axis=1)
         mean = seconds.mean(axis=1)
         spread = 1.96 * seconds.std(axis=1, ddof=1) / np.sqrt(seconds.shape[1]) if seconds.shape[1] > 1 else 0.0 * mean
-        label = f"{NAMES[name]}: {sweep['time']['exponent']:.2f}, {sweep['memory']['exponent']:.2f}"
+        t = sweep["time"]
+        label = NAMES[name] + (f": {t['exponent']:.2f}, {sweep['memory']['exponent']:.2f}" if "exponent" in t else "")
         time.errorbar(
             size / size[0], mean / mean[0], spread / mean[0], color=COLORS[name], marker="o", ms=2.5, label=label
         )
