@@ -253,8 +253,8 @@ def _front(policy: dict[str, Any]) -> Iterator[str]:
         for better in _cheaper(point, policy["front"]):
             saved = 1e4 * (point["cost"] - better["cost"])
             yield (
-                f"NOT THE CHEAPEST: the policy of {name(better)} meets the limit of {name(point)} too, for {number(saved, 2)} basis "
-                "points of the book less; search again from it (tune.variables, start)"
+                f"NOT THE CHEAPEST: the policy of {name(better)} meets the limit of {name(point)} too, for {number(saved, 2)} "
+                "basis points of the book less; search again from it (tune.variables, start)"
             )
             yield ""
 
