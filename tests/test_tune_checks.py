@@ -120,6 +120,18 @@ def test_cost_is_the_sum_of_its_parts(found):
     assert sum(policy["cost_split"]["policy"].values()) == pytest.approx(policy["cost"]["fresh"], rel=0.02)
 
 
+def test_a_front_says_where_a_neighbor_is_better(found):
+    """Each search is local; with the middle dearer by 0.001 than the stricter point, that one is the better policy for both."""
+    policy = json.loads(json.dumps(found[0]))
+    assert "NOT THE CHEAPEST" not in format_policy(policy)
+    strict, middle, loose = policy["front"]
+    middle["cost"] = policy["cost"]["tuning"] = strict["cost"] + 1e-3
+    loose["cost"] = strict["cost"] - 1e-3
+    said = [line for line in format_policy(policy).splitlines() if line.startswith("NOT THE CHEAPEST")]
+    assert len(said) == 1
+    assert "x 0.5 conservative meets the limit of x 1 moderate too, for 10 basis" in said[0]
+
+
 def test_front_is_cheaper_where_more_bad_debt_is_allowed(found):
     policy, *_ = found
     front = policy["front"]

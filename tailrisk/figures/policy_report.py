@@ -212,15 +212,19 @@ def _front(policy: dict[str, Any]) -> Iterator[str]:
     if not policy["front"]:
         return
     (moderate,) = [p["limit"] for p in policy["front"] if p["cost"] == policy["cost"]["tuning"]][:1]
+
+    def name(point: dict[str, Any]) -> str:
+        factor = point["limit"] / moderate
+        return f"x {factor:.3g} {_VARIANTS.get(round(factor, 6), '')}".strip()
+
     yield "Front: one limit moved, every point searched from its neighbor and certified; price by multipliers, slope along the"
     yield "front; they agree within 5 % or 3 standard errors"
     yield ""
     rows = []
     for point in policy["front"]:
-        factor = point["limit"] / moderate
         rows.append(
             [
-                f"x {factor:.3g} {_VARIANTS.get(round(factor, 6), '')}".strip(),
+                name(point),
                 number(point["limit"]),
                 number(point["cost_before_rounding"], 5),
                 number(point["cost"], 5),
@@ -245,6 +249,21 @@ def _front(policy: dict[str, Any]) -> Iterator[str]:
         "agree",
     ]
     yield from table(head, rows)
+    for point in policy["front"]:
+        for better in _cheaper(point, policy["front"]):
+            saved = 1e4 * (point["cost"] - better["cost"])
+            yield (
+                f"NOT THE CHEAPEST: the policy of {name(better)} meets the limit of {name(point)} too, for {number(saved, 2)} "
+                "basis points of the book less; search again from it (tune.variables, start)"
+            )
+            yield ""
+
+
+def _cheaper(point: dict[str, Any], front: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cheapest certified policy of the front that meets the limit of a point at less cost than its own, if any."""
+    meets = [p for p in front if p["certificate"] == "certified" and p["upper_bound"] <= point["limit"]]
+    better = [p for p in meets if p["cost"] < point["cost"]]
+    return sorted(better, key=lambda p: p["cost"])[:1]
 
 
 def _made(policy: dict[str, Any]) -> Iterator[str]:
