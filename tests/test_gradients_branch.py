@@ -314,3 +314,13 @@ def test_precision(learned, size, most):
     assert (error < most * whole).all()
     assert (error < 0.01 * np.abs(truth)).all()
     assert (np.abs(apart.mean(axis=0)) < 4.0 * error).all()
+
+
+def test_without_double_precision_it_runs_in_single():
+    """As in a fresh process; path numbers of the pilot start at 2^31, above what an int32 holds."""
+    try:
+        jax.config.update("jax_enable_x64", False)
+        result = branch.estimate(LADDER, NAMES, seed=5, dtype=np.float32, **SMALL)
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    close(result, TRUTH["maintenance"], 0.1)
