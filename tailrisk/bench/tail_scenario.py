@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 from ..simulate import simulate
+from ..study.memory import chunk_of
 from ..study.rare import tail_law
 from ..study.run import Study, load, prepare
 from ..tails import measures
@@ -59,7 +60,8 @@ def measure(study: Study, seeds: int, weighted: int = WEIGHTED) -> Row:
     """A law tuned as by `tailrisk run`, then weighted and plain paths in turn under fresh seeds."""
     run, system = study.run, prepare(study)
     level = float(np.atleast_1d(np.asarray(run.levels, float))[-1])
-    plain = simulate(system, paths=run.paths, seed=run.seed, chunk=run.chunk)
+    chunk = chunk_of(run, system)
+    plain = simulate(system, paths=run.paths, seed=run.seed, chunk=chunk)
     with tempfile.TemporaryDirectory() as folder:
         law, problem = tail_law(run, system, plain, Path(folder))
     found, debts, seconds, squares = [], [], [], []
@@ -69,7 +71,7 @@ def measure(study: Study, seeds: int, weighted: int = WEIGHTED) -> Row:
         parts = list(law.sample(problem, weighted, seed))
         result = law.run(problem, weighted, seed, parts=iter(parts))[f"es_{level:g}"]
         middle = time.process_time()
-        more = simulate(system, paths=run.paths, seed=seed, chunk=run.chunk)["bad_debt"]
+        more = simulate(system, paths=run.paths, seed=seed, chunk=chunk)["bad_debt"]
         if turn >= 0:
             seconds.append(((middle - began) / result.paths, (time.process_time() - middle) / run.paths))
             found.append(result)
