@@ -68,7 +68,7 @@ def test_means_are_those_of_the_paths(whole):
     for place, name in enumerate(MEANS):
         moments = Moments(*(field[place] for field in whole.moments))
         unit = 1e-3 if name == "bad_debt" else 1.0
-        found = summed.mean(summed.scaled(moments, unit), bool(whole.positive[place]))
+        found = summed.mean(scaled(moments, unit), bool(whole.positive[place]))
         wanted = measures.mean(ALL[name].astype(float) * unit)
         assert found.note == wanted.note
         np.testing.assert_allclose(found[:4], wanted[:4], rtol=1e-10, err_msg=name)
