@@ -10,7 +10,7 @@ from tailrisk.study import tally as tallies
 from tailrisk.study.tally import COLUMNS, COUNTED, MEANS, section_sizes
 from tailrisk.tails import binned, blocks, measures, summed
 from tailrisk.tails.measures import SECTIONS
-from tailrisk.tails.moments import Moments, moments_of
+from tailrisk.tails.moments import Moments, moments_of, scaled
 
 PATHS = 64 * 300 + 17  # the last block is short
 OTHERS = ("peak_notional", "fund_depleted", "ledger_residual", "flag_unsettled", "flag_broken")
