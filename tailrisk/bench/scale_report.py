@@ -68,7 +68,7 @@ def projection(found: Mapping[str, Any]) -> dict[str, float]:
 
 _PAGE = """# Scaling
 
-Written by `tailrisk bench scale --out docs/scaling` from `scale.json`.
+Written by `tailrisk bench scale --paths 100000000 --out docs/scaling` from `scale.json`.
 
 {cpu}, {cores} cores, load {load}, jax {jax}, float32.
 Processor seconds, {repeats} repeats in turn, with standard errors; a shared machine makes them longer, not shorter.
