@@ -161,13 +161,15 @@ def main(config: Config, setting: Setting):
     for name, make, ends in (("linear", linear, config.strength), ("square root", root, config.root_strength)):
         strength = spaced(ends, config.cells)
         fixed, slope = fixed_points(make, np.repeat(strength, config.cells), np.tile(density, config.cells), x)
-        maps = {"fall over shock": np.asarray(fixed.drop) / x, "runaway": np.asarray(fixed.runaway, float)}
+        maps = {"fall over shock": np.asarray(fixed.drop) / x}
         if name == "linear":
-            maps["derivative in k"] = np.where(fixed.runaway, 0.0, slope)
+            maps["runaway"], maps["derivative in k"] = fixed.runaway.astype(float), np.where(fixed.runaway, 0.0, slope)
         for label, values in maps.items():
             for k, row in zip(strength, values.reshape(config.cells, -1), strict=True):
                 found[f"{name}: {label}", f"k = {k:g}"] = curve(density, row, unit="1")
-        setting.report(f"{name}: {config.cells} x {config.cells} cells, {int(np.sum(fixed.runaway))} run away")
+        away = int(np.sum(fixed.runaway))
+        found["cells that run away", name] = curve(0.0, away, unit="1")
+        setting.report(f"{name}: {config.cells} x {config.cells} cells, {away} run away")
     found["shock of the maps", "x"] = curve(0.0, x, unit="log price")
     small = np.geomspace(1e-12, 1e-2, 41)
     fixed, _ = fixed_points(root, np.repeat(JUMPS, small.size), 1.0, np.tile(small, len(JUMPS)))
@@ -189,7 +191,10 @@ def engine(config, setting):
     """A coarse part of both maps by the engine with random falls, against the diagnostics and closed bounds of its book."""
     n, step, found = config.accounts, max(1, config.cells // COARSE), {}
     density = spaced(config.density, config.cells)[::step]
-    maps = ("linear", linear, config.strength, linear_bound), ("square root", root, config.root_strength, root_bound)
+    maps = (
+        ("linear", linear, config.strength, feedback.even_linear),
+        ("square root", root, config.root_strength, feedback.even_square_root),
+    )
     for name, make, ends, bound in maps:
         for k in spaced(ends, config.cells)[::step]:
             rows = []
@@ -214,21 +219,6 @@ def engine(config, setting):
     end, _ = outcomes(system, setting.seed, np.arange(1))
     found["engine, runaway", "share of the book sold at kg = 1.1"] = curve(1.1, end["liquidated_share"], unit="1")
     return found
-
-
-def linear_bound(x, k, g, error):
-    """Smallest D = x + k min(g D + error, 1), at most all is sold and at least nothing."""
-    whole = x + k
-    if k * g >= 1.0:
-        return np.where(g * x + error > 0.0, whole, x)
-    return np.where(g * x + error > 0.0, np.minimum((x + k * error) / (1.0 - k * g), whole), x)
-
-
-def root_bound(x, k, g, error):
-    """Smallest D = x + k sqrt(min(g D + error, 1)): with u = g D + error, u - g k sqrt(u) = g x + error."""
-    start = np.maximum(g * x + error, 0.0)
-    u = (0.5 * (g * k + np.sqrt((g * k) ** 2 + 4.0 * start))) ** 2
-    return np.where(start > 0.0, np.minimum((u - error) / g, x + k), x)
 
 
 def crowd(config, setting):
@@ -323,7 +313,7 @@ def checks(found):
     g, k, ratio = grid(found, "square root: fall over shock")
     law = np.asarray(feedback.square_root_feedback(x, jnp.asarray(k[:, None] * np.sqrt(g)[None, :]))) / x
     yield exact("square root: D/x against the closed form, relative", 0.0, apart(ratio, law), 1e-5, ROOT)
-    unsafe = grid(found, "square root: runaway")[2].sum()
+    unsafe = found["cells that run away", "square root"].y[0]
     yield exact("square root: cells that run away", 0.0, unsafe, 0.0, "R is at most 1/2 at the fixed point")
     for name, one in ((s, one) for (panel, s), one in found.items() if panel == "square root: fall against shock"):
         a = float(name.removeprefix("a = "))
@@ -362,8 +352,9 @@ def draw(found):
     marks += (("square root", r"Impact $Y\sigma / \sqrt{V}$ (log price)", "(b) square-root impact"),)
     for ax, (name, label, title) in zip(axes[0], marks, strict=False):
         g, k, ratio = grid(found, f"{name}: fall over shock")
-        away = grid(found, f"{name}: runaway")[2].astype(bool)
-        shown = np.ma.masked_where(away, ratio)
+        shown = ratio
+        if name == "linear":
+            shown = np.ma.masked_where(grid(found, "linear: runaway")[2].astype(bool), ratio)
         ax.set_facecolor("0.75")
         picture = ax.pcolormesh(
             g, k, shown, cmap="viridis", norm=LogNorm(1.0, 100.0), shading="nearest", rasterized=True

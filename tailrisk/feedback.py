@@ -150,6 +150,26 @@ def square_root_feedback(shock: Number, strength: Number) -> Float[Array, "..."]
     return (0.5 * (strength + jnp.sqrt(strength * strength + 4.0 * shock))) ** 2
 
 
+def even_linear(shock: Number, impact: Number, density: Number, offset: Number = 0.0) -> Float[Array, "..."]:
+    """Total fall D under linear impact of an even book of one unit that is sold out: the smallest D = x + k u, where the
+    sold part is u = g D + c within 0 and 1.
+
+    Counting whole accounts moves the sold part by less than half an account of a book with levels at the middles of their
+    places, so c = -1/2 and +1/2 account bound the cascade of single accounts from below and above.
+    """
+    gain = impact * density
+    slow = (shock + impact * offset) / jnp.where(gain < 1.0, 1.0 - gain, 1.0)
+    total = jnp.where(gain < 1.0, jnp.minimum(slow, shock + impact), shock + impact)
+    return jnp.where(density * shock + offset > 0.0, total, shock)
+
+
+def even_square_root(shock: Number, impact: Number, density: Number, offset: Number = 0.0) -> Float[Array, "..."]:
+    """The same under square-root impact, D = x + k sqrt(u): u - g k sqrt(u) = g x + c."""
+    start = jnp.maximum(density * shock + offset, 0.0)
+    sold = square_root_feedback(start, density * impact)
+    return jnp.where(start > 0.0, jnp.minimum((sold - offset) / density, shock + impact), shock)
+
+
 def unwind(
     sold: Number, impact: Number, leverage: Number, exponent: float = 0.5
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

@@ -11,6 +11,8 @@ from tailrisk.feedback import (
     borel_pmf,
     borel_variance,
     critical_leverage,
+    even_linear,
+    even_square_root,
     feedback_rounds,
     fixed_point,
     linear_feedback,
@@ -110,6 +112,23 @@ def test_rounds_are_geometric():
     rounds = feedback_rounds(uniform, {"k": jnp.array(0.5), "g": jnp.array(1.0)}, 0.02, 30)
     np.testing.assert_allclose(rounds, 0.02 * 0.5 ** np.arange(30), rtol=1e-5)
     assert float(jnp.sum(rounds)) == pytest.approx(0.04)
+
+
+def iterated(shock, impact, density, offset, exponent):
+    """D <- x + k u^exponent with u = g D + c within 0 and 1, from D = x on."""
+    drop = np.asarray(shock, float)
+    for _ in range(20_000):
+        drop = shock + impact * np.clip(density * drop + offset, 0.0, 1.0) ** exponent
+    return drop
+
+
+@pytest.mark.parametrize(("closed", "exponent"), [(even_linear, 1.0), (even_square_root, 0.5)])
+def test_even_books_that_are_sold_out(closed, exponent):
+    """Against the rounds themselves: below and beyond kg = 1, sold out or not, and where nobody is."""
+    shock, impact, density = np.meshgrid([0.002, 0.01, 0.1], [0.01, 0.05, 0.4], [0.5, 5.0, 12.0])
+    for offset in (-0.02, 0.0, 0.02):
+        ours = closed(jnp.asarray(shock), jnp.asarray(impact), jnp.asarray(density), offset)
+        np.testing.assert_allclose(ours, iterated(shock, impact, density, offset, exponent), rtol=1e-9)
 
 
 def test_square_root_feedback():

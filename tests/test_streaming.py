@@ -10,7 +10,7 @@ from tailrisk.study import tally as tallies
 from tailrisk.study.tally import COLUMNS, COUNTED, MEANS, section_sizes
 from tailrisk.tails import binned, blocks, measures, summed
 from tailrisk.tails.measures import SECTIONS
-from tailrisk.tails.moments import Moments, moments_of
+from tailrisk.tails.moments import Moments, moments_of, scaled
 
 PATHS = 64 * 300 + 17  # the last block is short
 OTHERS = ("peak_notional", "fund_depleted", "ledger_residual", "flag_unsettled", "flag_broken")
@@ -68,7 +68,7 @@ def test_means_are_those_of_the_paths(whole):
     for place, name in enumerate(MEANS):
         moments = Moments(*(field[place] for field in whole.moments))
         unit = 1e-3 if name == "bad_debt" else 1.0
-        found = summed.mean(summed.scaled(moments, unit), bool(whole.positive[place]))
+        found = summed.mean(scaled(moments, unit), bool(whole.positive[place]))
         wanted = measures.mean(ALL[name].astype(float) * unit)
         assert found.note == wanted.note
         np.testing.assert_allclose(found[:4], wanted[:4], rtol=1e-10, err_msg=name)

@@ -29,7 +29,7 @@ from ..market import GeometricBrownian
 from ..scenario import Accounts, Scenario, VenueSystem
 from ..simulate import batch, entry_point, simulate
 from .models import accounts_scenario, ladder_scenario
-from .timing import machine
+from .timing import machine, save
 
 STEPS, LADDER, GROUPS, ASSETS = (72, 288, 1152), (200, 2_000, 20_000), (64, 256, 1024), (1, 2, 4)
 PATHS = 4_096
@@ -158,7 +158,7 @@ def whole_runs(sizes: list[int], seconds: list[list[float]], peaks: list[list[in
 
 def run(paths: int, repeats: int, out: Path | None) -> int:
     """Measures all sweeps, prints the exponents and writes `scale.json`, `scaling.md` and a figure into `out`."""
-    from ..figures.style import save
+    from ..figures import style
     from . import scale_report
 
     found: dict[str, Any] = {"machine": machine(), "repeats": repeats, "sweeps": {}}
@@ -171,8 +171,7 @@ def run(paths: int, repeats: int, out: Path | None) -> int:
         click.echo(scale_report.line("paths", found["sweeps"]["paths"]))
     found = scale_report.plain(found)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "scale.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        save(out, "scale.json", found)
         (out / "scaling.md").write_text(scale_report.report(found), "utf-8")
-        save(scale_report.draw(found), out, "scaling")
+        style.save(scale_report.draw(found), out, "scaling")
     return 0

@@ -68,7 +68,7 @@ def projection(found: Mapping[str, Any]) -> dict[str, float]:
 
 _PAGE = """# Scaling
 
-Written by `tailrisk bench scale --out docs/scaling` from `scale.json`.
+Written by `tailrisk bench scale --paths 100000000 --out docs/scaling` from `scale.json`.
 
 {cpu}, {cores} cores, load {load}, jax {jax}, float32.
 Processor seconds, {repeats} repeats in turn, with standard errors; a shared machine makes them longer, not shorter.
@@ -81,7 +81,7 @@ Fitted exponents (cost = factor x size^exponent, least squares of logarithms; th
 
 Paths are whole runs of `configs/scale.toml`, start, compilation and figures included; their memory is
 the peak of the process. Elsewhere both are per path, and memory is what the compiler asks for. The state of a path of a ladder
-does not grow with accounts; its time does, because more of them are closed in a step.{note}
+does not grow with accounts; its time does, because more of them are closed in a step.
 
 | | size | time | memory |
 | --- | --- | --- | --- |
@@ -112,7 +112,6 @@ def report(found: Mapping[str, Any]) -> str:
         **{key: found["machine"][key] for key in ("cpu", "cores", "load")},
         jax=found["machine"]["versions"]["jax"],
         repeats=found["repeats"],
-        note="\n" + found["note"] if "note" in found else "",
         exponents="\n".join(_exponents(name, sweep) for name, sweep in found["sweeps"].items()),
         rows="\n".join(row for name, sweep in found["sweeps"].items() for row in _rows(name, sweep)),
         each=1e6 * p["core_seconds_per_path"],

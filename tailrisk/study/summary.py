@@ -9,7 +9,7 @@ import numpy as np
 from .._fields import SECONDS_PER_YEAR
 from ..scenario import Scenario, VenueSystem
 from ..tails import binned, measures, summed
-from ..tails.moments import Moments, merge_moments
+from ..tails.moments import Moments, merge_moments, scaled
 from . import parts
 from .tally import COLUMNS, COUNTED, Tally, section_sizes
 
@@ -109,7 +109,7 @@ class _Columns:
     def mean(self, key: str, scale: float) -> measures.Estimate:
         if wrong := self.complaint(key):
             return measures.nothing(wrong)
-        return summed.mean(summed.scaled(self.of(key), scale), bool(self.positive[COLUMNS.index(key)]), self.confidence)
+        return summed.mean(scaled(self.of(key), scale), bool(self.positive[COLUMNS.index(key)]), self.confidence)
 
     def ratio(self) -> measures.Estimate:
         if wrong := self.complaint("market_fall", "news_fall"):

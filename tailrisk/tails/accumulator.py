@@ -19,7 +19,7 @@ from .._fields import InputError
 from ..simulate import entry_point
 from . import histogram, sums, tree
 from .chunk import batch_sizes, device_sums
-from .moments import Moments, centered, empty_moments, merge_moments
+from .moments import Moments, centered, empty_moments, merge_moments, scaled
 from .moments import total as total_moments
 from .plan import Plan
 
@@ -248,13 +248,5 @@ def std_error(acc: Accumulator, row: int) -> float:
 
 def row_moments(acc: Accumulator, row: int) -> Moments:
     """Moments of a row over all paths, whatever law they come from, in natural units; row 0 is the weight."""
-    unit = float(acc.plan.units[row])
-    m = total_moments(Moments(*(field[row] for field in acc.moments)))
-    return m._replace(
-        mean=m.mean * unit,
-        m2=m.m2 * unit**2,
-        m3=m.m3 * unit**3,
-        m4=m.m4 * unit**4,
-        absolute=m.absolute * unit,
-        largest=m.largest * unit,
-    )
+    whole = total_moments(Moments(*(field[row] for field in acc.moments)))
+    return scaled(whole, float(acc.plan.units[row]))

@@ -96,9 +96,9 @@ def value_at(rungs: Ladder, rank: int) -> tuple[float, float, float]:
 
 def quantile(bins: Bins, paths: int, level: float, confidence: float = 0.95) -> Estimate:
     """Value-at-risk as in `measures.quantile`; the interval is widened to the edges of the bins of its ends."""
-    measures._two_sided(confidence)
-    alpha, miss, rungs = measures._tail(level), 0.5 * (1.0 - confidence), ladder(bins)
-    k, law = measures._rank(paths, alpha), stats.binom(paths, alpha)
+    measures.two_sided(confidence)
+    alpha, miss, rungs = measures.tail_share(level), 0.5 * (1.0 - confidence), ladder(bins)
+    k, law = measures.rank(paths, alpha), stats.binom(paths, alpha)
     first, last = int(law.ppf(miss)), int(law.isf(miss)) + 1
     value = value_at(rungs, k)[0]
     if first < 1 or last > paths:
@@ -122,9 +122,9 @@ def shortfall(
     bins: Bins, paths: int, level: float, sizes: Int[np.ndarray, " sections"], confidence: float = 0.95
 ) -> Estimate:
     """Expected shortfall as in `measures.expected_shortfall`; `sizes` are the paths of each section."""
-    z, alpha, rungs = measures._two_sided(confidence), measures._tail(level), ladder(bins)
+    z, alpha, rungs = measures.two_sided(confidence), measures.tail_share(level), ladder(bins)
     v, value = _shortfall(rungs, paths, alpha)
-    excess, number = _beyond(rungs, measures._rank(paths, alpha), v)
+    excess, number = _beyond(rungs, measures.rank(paths, alpha), v)
     most = float(rungs.high[0]) - v if rungs.high.size else 0.0
     note, refused = measures.carried(paths, int(number[excess > 0.0].sum()), most, float(number @ excess))
     if refused:
@@ -141,7 +141,7 @@ def shortfall(
 
 
 def _shortfall(rungs: Ladder, paths: int, alpha: float) -> tuple[float, float]:
-    k = measures._rank(paths, alpha)
+    k = measures.rank(paths, alpha)
     v = value_at(rungs, k)[0]
     excess, number = _beyond(rungs, k, v)
     return v, v + float(number @ excess) / paths / alpha

@@ -36,7 +36,7 @@ def nothing(note: str, value: float = np.nan) -> Estimate:
     return Estimate(value, np.nan, np.nan, np.nan, note=note)
 
 
-def _sample(*columns: ArrayLike) -> tuple[list[np.ndarray], str]:
+def sample(*columns: ArrayLike) -> tuple[list[np.ndarray], str]:
     """Float64 copies of the columns, and why they cannot be used (empty when they can)."""
     arrays = [np.asarray(column, float).reshape(-1) for column in columns]
     size = arrays[0].size
@@ -50,13 +50,21 @@ def _sample(*columns: ArrayLike) -> tuple[list[np.ndarray], str]:
     return arrays, "" if size > 1 else f"{size} path(s): nothing to compare"
 
 
-def _two_sided(confidence: float) -> float:
+def two_sided(confidence: float) -> float:
+    """Standard errors to either end of a normal interval.
+
+    **Raises:** `ValueError` for a confidence that is no share.
+    """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence = {confidence}: expected a number between 0 and 1, for example 0.95")
     return float(special.ndtri(0.5 + 0.5 * confidence))
 
 
-def _tail(level: float) -> float:
+def tail_share(level: float) -> float:
+    """1 - level.
+
+    **Raises:** `ValueError` for a level that is no share.
+    """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level = {level}: expected a number between 0 and 1, for example 0.99 for the worst 1 %")
     return 1.0 - float(level)
@@ -121,8 +129,8 @@ def mean(x: ArrayLike, confidence: float = 0.95) -> Estimate:
     **Source:** Johnson (1978) for the correction; Hall (1992), "On the removal of skewness by transformation", for the
     monotone form used here.
     """
-    z = _two_sided(confidence)
-    (x,), wrong = _sample(x)
+    z = two_sided(confidence)
+    (x,), wrong = sample(x)
     if wrong:
         return nothing(wrong)
     value = float(x.mean())
@@ -142,7 +150,7 @@ def probability(hits: ArrayLike, confidence: float = 0.95, *, paths: int | None 
 
     **Source:** Clopper and Pearson (1934).
     """
-    _two_sided(confidence)
+    two_sided(confidence)
     if paths is None:
         array = np.asarray(hits)
         if array.dtype != bool:
@@ -179,7 +187,7 @@ def _largest(x: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.partition(x, x.size - most)[x.size - most :])[::-1]
 
 
-def _rank(size: int, alpha: float) -> int:
+def rank(size: int, alpha: float) -> int:
     """How many of the largest values reach a share alpha of the sample."""
     return min(max(int(np.ceil(size * alpha * (1.0 - _ROUNDING))), 1), size)
 
@@ -194,13 +202,13 @@ def quantile(x: ArrayLike, level: float, confidence: float = 0.95) -> Estimate:
 
     **Source:** Wilks (1948) for the interval; Maritz and Jarrett (1978) for the standard error.
     """
-    _two_sided(confidence)
-    alpha = _tail(level)
-    (x,), wrong = _sample(x)
+    two_sided(confidence)
+    alpha = tail_share(level)
+    (x,), wrong = sample(x)
     if wrong:
         return nothing(wrong)
     n, miss = x.size, 0.5 * (1.0 - confidence)
-    k = _rank(n, alpha)
+    k = rank(n, alpha)
     law = stats.binom(n, alpha)
     first = int(law.ppf(miss))  # largest r with P(B < r) <= miss: rank, from the top, of the upper end
     last = int(law.isf(miss)) + 1  # smallest r with P(B >= r) <= miss
@@ -226,7 +234,7 @@ def _atom(x: np.ndarray, value: float, low: float, alpha: float) -> str:
 
 
 def _shortfall(x: np.ndarray, alpha: float) -> tuple[float, float]:
-    value = float(_largest(x, _rank(x.size, alpha))[-1])
+    value = float(_largest(x, rank(x.size, alpha))[-1])
     return value, value + float(np.maximum(x - value, 0.0).mean()) / alpha
 
 
@@ -239,8 +247,8 @@ def expected_shortfall(x: ArrayLike, level: float, confidence: float = 0.95) -> 
 
     **Source:** Rockafellar and Uryasev (2000) for the formula; Asmussen and Glynn (2007, III.5) for sectioning.
     """
-    z, alpha = _two_sided(confidence), _tail(level)
-    (x,), wrong = _sample(x)
+    z, alpha = two_sided(confidence), tail_share(level)
+    (x,), wrong = sample(x)
     if wrong:
         return nothing(wrong)
     v, value = _shortfall(x, alpha)
@@ -261,8 +269,8 @@ def ratio_of_means(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Esti
 
     Refused when the mean of y is within four standard errors of zero.
     """
-    z = _two_sided(confidence)
-    (x, y), wrong = _sample(x, y)
+    z = two_sided(confidence)
+    (x, y), wrong = sample(x, y)
     if wrong:
         return nothing(wrong)
     below, noise = float(y.mean()), float(y.std(ddof=1) / np.sqrt(y.size))

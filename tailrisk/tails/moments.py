@@ -114,3 +114,15 @@ def total(moments: Moments) -> Moments:
         merged = [merge_moments(*parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
         parts = merged + parts[len(merged) * 2 :]
     return parts[0]
+
+
+def scaled(m: Moments, unit: float) -> Moments:
+    """Moments of y times a positive unit."""
+    return m._replace(
+        mean=m.mean * unit,
+        m2=m.m2 * unit**2,
+        m3=m.m3 * unit**3,
+        m4=m.m4 * unit**4,
+        absolute=m.absolute * unit,
+        largest=m.largest * unit,
+    )

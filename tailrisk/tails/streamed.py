@@ -55,14 +55,14 @@ def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
 
     **Raises:** `InputError` if neither reaches so deep.
     """
-    alpha, n = measures._tail(level), acc.paths
+    alpha, n = measures.tail_share(level), acc.paths
     kept = acc.reservoir
     used = kept.value > -np.inf
     weight = np.exp(kept.log_weight[used])
     whole = n <= kept.value.size
     reach = float(weight.sum()) / n
     spread = np.sqrt(max(float(weight @ weight) / n - reach**2, 0.0) / n)
-    if whole or reach > alpha + weighted._z(confidence) * spread:
+    if whole or reach > alpha + measures.two_sided(confidence) * spread:
         floor = float(kept.value[used].min()) if whole else 0.0
         place, groups = kept.place[used], acc.plan.groups
         ranked = Ranked(kept.value[used], weight, place % acc.plan.batches, n, floor, place // GROUP % groups, groups)
@@ -75,15 +75,15 @@ def tail(acc: Accumulator, level: float, confidence: float = 0.95) -> Tail:
 
 
 def _binned(acc: Accumulator, level: float, confidence: float) -> Tail:
-    alpha, z, n = measures._tail(level), weighted._z(confidence), acc.paths
+    alpha, z, n = measures.tail_share(level), measures.two_sided(confidence), acc.paths
     sums = acc.histogram[:0:-1]  # from the largest bin down, without the atom
     w, square, wx, square_x, square_xx = sums.T
     above = np.cumsum(w) / n
     v, place = _inside(acc, above, alpha)
     hits = float(w[: place + 1].sum()) ** 2 / max(float(square[: place + 1].sum()), np.finfo(float).tiny)
     if hits < weighted.LEAST_HITS:
-        refused = weighted._refused(weighted.few(hits))
-        return Tail(level, refused, refused, hits)
+        nothing = weighted.refused(weighted.few(hits))
+        return Tail(level, nothing, nothing, hits)
     s = float(np.sqrt(max(float(square[:place].sum()) / n - float(above[max(place - 1, 0)]) ** 2, 0.0) / n))
     low, high = _inside(acc, above, alpha + z * s)[0], _inside(acc, above, alpha - z * s)[0]
     one = 0.5 * (_inside(acc, above, alpha - s)[0] - _inside(acc, above, alpha + s)[0])
@@ -118,7 +118,7 @@ def _inside(acc: Accumulator, above: np.ndarray, alpha: float) -> tuple[float, i
 
 def exact_quantile(acc: Accumulator, level: float, replay: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
     """The exact value-at-risk from a second pass over the same chunks of (x, log w), which keeps one bin of paths."""
-    alpha, n = measures._tail(level), acc.paths
+    alpha, n = measures.tail_share(level), acc.paths
     above = np.cumsum(acc.histogram[:0:-1, 0]) / n
     _, place = _inside(acc, above, alpha)
     if place >= above.size:

@@ -7,21 +7,9 @@ from .measures import Estimate
 from .moments import Moments
 
 
-def scaled(m: Moments, unit: float) -> Moments:
-    """Moments of y times a positive unit."""
-    return m._replace(
-        mean=m.mean * unit,
-        m2=m.m2 * unit**2,
-        m3=m.m3 * unit**3,
-        m4=m.m4 * unit**4,
-        absolute=m.absolute * unit,
-        largest=m.largest * unit,
-    )
-
-
 def mean(m: Moments, positive: bool, confidence: float = 0.95) -> Estimate:
     """The mean as in `measures.mean`; `positive` says that no value is below zero."""
-    z, n, value = measures._two_sided(confidence), int(m.count), float(m.mean)
+    z, n, value = measures.two_sided(confidence), int(m.count), float(m.mean)
     if n < 2:
         return measures.nothing(f"{n} path(s): nothing to compare")
     if float(m.m2) <= n * (4.0 * np.finfo(float).eps * float(m.largest)) ** 2:
@@ -39,7 +27,7 @@ def ratio_of_means(x: Moments, y: Moments, both: Moments, apart: Moments, confid
     By polarization 4 cov(x, y) = var(x + y) - var(x - y), and the third moments of the sum and of the difference give the
     mixed ones.
     """
-    z, n = measures._two_sided(confidence), int(x.count)
+    z, n = measures.two_sided(confidence), int(x.count)
     if n < 2:
         return measures.nothing(f"{n} path(s): nothing to compare")
     below, noise = float(y.mean), float(y.std_error)

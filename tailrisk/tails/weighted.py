@@ -48,18 +48,14 @@ class Ranked(NamedTuple):
     groups: int
 
 
-def _z(confidence: float) -> float:
-    return float(special.ndtri(0.5 + 0.5 * confidence))
-
-
 def _columns(*columns: ArrayLike) -> tuple[list[np.ndarray], str]:
-    measured, wrong = measures._sample(*columns)
+    measured, wrong = measures.sample(*columns)
     if not wrong and np.any(measured[-1] < 0.0):
         wrong = "a weight is negative"
     return measured, wrong
 
 
-def _refused(note: str, bound: float = np.nan) -> Estimate:
+def refused(note: str, bound: float = np.nan) -> Estimate:
     """No value; `high` is what can still be said."""
     return Estimate(np.nan, np.nan, 0.0 if np.isfinite(bound) else np.nan, bound, note=note)
 
@@ -82,7 +78,7 @@ def probability(
         raise ValueError(f"hit is {hit.dtype}: expected one Boolean per path")
     (inside, weight), wrong = _columns(hit, weights)
     if wrong:
-        return _refused(wrong)
+        return refused(wrong)
     if np.all(weight == 1.0):
         return measures.probability(hit, confidence)
     moments = moments_of(inside * weight)
@@ -97,9 +93,9 @@ def probability_from(moments: Moments, error: float, confidence: float = 0.95, b
     """The probability from the moments of w 1{hit} and its standard error; `bound` is reported when it is refused."""
     hits = float(moments.effective_hits)
     if hits < LEAST_HITS:
-        return _refused(few(hits), bound)
+        return refused(few(hits), bound)
     p = float(moments.mean)
-    factor = float(np.exp(_z(confidence) * error / p))
+    factor = float(np.exp(measures.two_sided(confidence) * error / p))
     return Estimate(p, error, p / factor, min(p * factor, 1.0))
 
 
@@ -117,7 +113,7 @@ def mean(x: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate
     """Mean of w x: normal interval, or bootstrap-t over batches where |skewness|/sqrt(paths) exceeds `SKEWED`."""
     (x, weight), wrong = _columns(x, weights)
     if wrong:
-        return _refused(wrong)
+        return refused(wrong)
     y = x * weight
     whole = y[: y.size - y.size % BATCHES].reshape(-1, BATCHES).mean(axis=0) if y.size >= BATCHES else y
     moments = moments_of(y)
@@ -128,7 +124,7 @@ def mean_from(moments: Moments, error: float, batch_means: np.ndarray, confidenc
     """The mean from the moments of w x, its standard error, and the means of batches of one size."""
     hits, value = float(moments.effective_hits), float(moments.mean)
     if hits < LEAST_HITS:
-        return _refused(few(hits))
+        return refused(few(hits))
     low, high, note = _interval(moments, error, batch_means, confidence)
     return Estimate(value, error, low, high, note=note)
 
@@ -137,7 +133,7 @@ def _interval(moments: Moments, error: float, batch_means: np.ndarray, confidenc
     """The ends of a mean's interval, and how it was made if not by a normal law."""
     if abs(float(moments.skewness)) > SKEWED * np.sqrt(float(moments.count)):
         return *student_interval(batch_means, confidence), "bootstrap-t"
-    half = _z(confidence) * error
+    half = measures.two_sided(confidence) * error
     return float(moments.mean) - half, float(moments.mean) + half, ""
 
 
@@ -145,11 +141,11 @@ def ratio(x: ArrayLike, y: ArrayLike, weights: ArrayLike, confidence: float = 0.
     """R = E[w x]/E[w y] by the delta method on w (x - R y), widened to the interval of sections where that is larger."""
     (x, y, weight), wrong = _columns(x, y, weights)
     if wrong:
-        return _refused(wrong)
+        return refused(wrong)
     a, b = x * weight, y * weight
     hits = min(float(moments_of(a).effective_hits), float(moments_of(b).effective_hits))
     if hits < LEAST_HITS:
-        return _refused(few(hits))
+        return refused(few(hits))
     delta = measures.ratio_of_means(a, b, confidence)
     if not np.isfinite(delta.low):
         return delta
@@ -188,7 +184,7 @@ def tails(x: ArrayLike, weights: ArrayLike, levels: ArrayLike, confidence: float
     levels = np.atleast_1d(np.asarray(levels, float))
     (x, weight), wrong = _columns(x, weights)
     if wrong:
-        return [Tail(float(q), _refused(wrong), _refused(wrong), 0.0) for q in levels]
+        return [Tail(float(q), refused(wrong), refused(wrong), 0.0) for q in levels]
     order = np.argsort(-x, kind="stable")
     one = np.zeros(x.size, int)
     ranked = Ranked(x[order], weight[order], order % BATCHES, x.size, float(x[order[-1]]), one, 1)
@@ -197,7 +193,7 @@ def tails(x: ArrayLike, weights: ArrayLike, levels: ArrayLike, confidence: float
 
 def tail_from(ranked: Ranked, level: float, confidence: float = 0.95, sections: int = BATCHES) -> Tail:
     """Both measures at one level from the largest values of a sample."""
-    alpha, z = measures._tail(level), _z(confidence)
+    alpha, z = measures.tail_share(level), measures.two_sided(confidence)
     x, n = ranked.value, ranked.paths
     above = np.cumsum(ranked.weight) / n
     v = _invert(x, above, alpha)
@@ -205,7 +201,7 @@ def tail_from(ranked: Ranked, level: float, confidence: float = 0.95, sections: 
     square = float(y @ y)
     hits = float(y.sum()) ** 2 / square if square > 0.0 else 0.0
     if hits < LEAST_HITS:
-        return Tail(level, _refused(few(hits)), _refused(few(hits)), hits)
+        return Tail(level, refused(few(hits)), refused(few(hits)), hits)
     p, s = _mean(ranked, ranked.weight * (x > v))
     low, high = _invert(x, above, alpha + z * s), _invert(x, above, alpha - z * s)
     one = 0.5 * (_invert(x, above, alpha - s) - _invert(x, above, alpha + s))
