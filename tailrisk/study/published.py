@@ -6,6 +6,7 @@ An experiment is one flat file NAME.py with a `Config`, `main(config, setting) -
 """
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import subprocess
@@ -219,8 +220,12 @@ def judgement(experiment: Experiment, curves: Curves, rows: list[Row]) -> dict[s
     }
 
 
+@functools.cache
 def _is_clean() -> bool | None:
-    """Whether the checkout this package runs from holds nothing that is not committed, if it runs from one."""
+    """Whether the checkout this package runs from held nothing that is not committed, if it runs from one.
+
+    As it was when first asked: what a figure writes into the checkout later is not what it was made with.
+    """
     try:
         out = subprocess.run(
             ["git", "status", "--porcelain"],
