@@ -70,7 +70,13 @@ def test_numbers_that_do_not_agree_are_named():
 def test_sizes_of_a_trial_and_of_a_gpu():
     assert gpu.sized("gpu", 0, 5) == Size()
     trial = gpu.sized("cpu", 100, 2)
-    assert (trial.paths, trial.few, trial.pairs, trial.chunks, trial.few_chunks) == (100, 100, 100, (64, 128), (64,))
+    assert (trial.paths, trial.few, trial.pairs, trial.chunks, trial.few_chunks) == (
+        100,
+        100,
+        100,
+        (64, 128),
+        (64, 128),
+    )
 
 
 def test_a_figure_of_what_was_found():

@@ -107,13 +107,13 @@ def sized(device: str, paths: int, repeats: int) -> Size:
     """The whole size on a GPU; on a CPU small batches, by default 2,048 paths."""
     on_gpu = device == "gpu"
     paths = paths or (WHOLE if on_gpu else 2_048)
-    few = min(Size.few, paths)
+    few = min(Size.few if on_gpu else 256, paths)
     return Size(
         paths=paths,
         few=few,
         pairs=min(Size.pairs, paths),
         chunks=_parts(paths, (64, 16, 4, 1) if on_gpu else (4, 1)),
-        few_chunks=_parts(few, (32, 8, 2) if on_gpu else (16, 8)),
+        few_chunks=_parts(few, (32, 8, 2) if on_gpu else (4, 1)),
         repeats=repeats,
     )
 
