@@ -124,7 +124,7 @@ def test_files_of_a_figure(coin):
         "A bar of 95 % for each side.",
         f"Made by `{found['command']}` at commit {str(found['commit'])[:12]}; at most 400 paths a point.",
         "## Where references and data come from",
-        f"* the owner of the coin (1 check)\n* data: the mint (CC0; 2026-01-01), sha256 {data['sha256']}\n",
+        f"* the owner of the coin (1 check)\n* data: coins/odds.csv of the mint (CC0; 2026-01-01), sha256 {data['sha256']}\n",
     ]
 
 
@@ -281,6 +281,7 @@ TINY = {
     "magnet": {"paths": 128, "gains": [0.0, 0.5], "accounts": 100, "step": "1h"},
     "margin-sign": {"impacts": 5, "margins": 4, "paths": 256, "cells": 128, "accounts": [4, 8], "account_paths": 256},
     "procyclicality": {"paths": 64, "days": 200},
+    "replay-table": {"draws": 20},
     "size-law": {"cascades": 2_000, "book": 4_000, "books": 4},
     "tail-curve": {
         "levels": [0.1, 0.12, 0.15],

@@ -93,7 +93,10 @@ def caption(experiment: Experiment, written: dict[str, Any], rows: list[Row], cl
     blocks.append(f"Made by `{written['command']}` at commit {str(written['commit'])[:12]}; {paths}.")
     checks = Counter(row.provenance for row in rows)
     sources = [f"* {text} ({count} check{'s' if count > 1 else ''})" for text, count in checks.items()]
-    sources += [f"* data: {d['source']} ({d['licence']}; {d['date']}), sha256 {d['sha256']}" for d in written["data"]]
+    sources += [
+        f"* data: {d['path']} of {d['source']} ({d['licence']}; {d['date']}), sha256 {d['sha256']}"
+        for d in written["data"]
+    ]
     blocks += ["## Where references and data come from", "\n".join(sources)]
     if claims:
         head = (("number", "published", "ours", "provenance of the published number"), ("---",) * 4)
