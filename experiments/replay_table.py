@@ -1,6 +1,6 @@
 """What do books and impact believed before four real crashes make of their shocks, beside what happened?
 
-Worlds are drawn from one belief that was written before any event was played (`configs/calibrate/beliefs.toml`): notional,
+Worlds are drawn from one belief that was written before any event was played (`configs/beliefs/crashes.toml`): notional,
 leverage mix, sizes, prefactor, loss and recovery of depth. Volatility and volume are those of the bars before each event. In the
 forecast, news are the real prices up to the worst bar of 5 minutes and stand still after it, so what follows is the cascade; in
 the attribution prices are taken as they were, and the impact law says what the fall would have been without forced sales.

@@ -12,7 +12,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import SECONDS_PER_YEAR, Real, count, duration, parse_duration, real
+from .._fields import SECONDS_PER_YEAR, InputError, Real, count, duration, parse_duration, real
 from ..calibrate.books import BookBelief
 from ..calibrate.impact import activity
 from ..data import iso, microseconds
@@ -51,6 +51,12 @@ class Event(eqx.Module):
     deleveraged: Real = real([], unit="1", least=0.0)  # [low, high] notional deleveraged over notional liquidated
     marks: BarsFile | None = None  # bars of the mark price of the same contract, if there are any
     source: str = eqx.field(static=True, converter=str, default="")  # of the published numbers
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        try:
+            microseconds(self.start, "start")
+        except InputError as error:
+            yield "start", str(error).removeprefix("start: ")
 
 
 class Belief(eqx.Module):
