@@ -24,7 +24,11 @@ from .group import CHECK_FAILED, REFUSED
 )
 @click.option("--process", type=click.IntRange(0), help="Number of this one, from 0, which prints and draws.")
 @click.option("--coordinator", metavar="HOST:PORT", help="Where process 0 listens for the others.")
-@click.option("--cluster", is_flag=True, help="Let JAX find these three (Slurm, Open MPI, Kubernetes, TPU).")
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Let JAX find these three (Slurm: tested on one machine; Open MPI, Kubernetes, TPU: not tested here).",
+)
 def run(
     config: Path,
     overrides: tuple[str, ...],
