@@ -283,7 +283,7 @@ def draw(found):
     """Left: critical leverage (assets over equity) against the equity of the bank (USD) for three speeds of adjustment (1/year).
 
     Inset: the same at 10 a year against the exponent b of the leverage target. Right: price (USD) and leverage of the large bank
-    over time (years) without noise. Nothing is sampled.
+    over time (years) without noise. Nothing that is drawn is sampled.
     """
     figure, axes = style.new_page(2, 2, height=2.9, width_ratios=[1.0, 1.15])
     for ax in axes[:, 0]:
