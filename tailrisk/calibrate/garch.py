@@ -10,7 +10,7 @@ from jax.scipy.special import betainc, gammaln
 from jaxtyping import Array, Float
 
 from ..market import AbstractMarket
-from .likelihood import AbstractLaw
+from .likelihood import FREE, SHARE, AbstractLaw
 from .returns import Returns
 
 
@@ -30,6 +30,12 @@ class GarchT(AbstractLaw):
         "persistence": "1",
         "degrees": "1",
         "mean": "1",
+    }
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "reaction": SHARE,
+        "persistence": SHARE,
+        "degrees": (2.0, np.inf),
+        "mean": FREE,
     }
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:

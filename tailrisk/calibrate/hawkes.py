@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from .._fields import count
 from ..market import Hawkes, MertonJumps
-from .likelihood import AbstractLaw
-from .merton import SHAPE, UNITS
+from .likelihood import SHARE, AbstractLaw
+from .merton import LIMITS, SHAPE, UNITS
 from .mixtures import by_number
 from .returns import Returns
 
@@ -27,6 +27,7 @@ class HawkesFilter(AbstractLaw):
 
     most: int = count(48, least=1, most=128)  # jumps in an interval that the likelihood sums over
     units: ClassVar[dict[str, str]] = UNITS | {"branching": "1", "memory": "year"}
+    limits: ClassVar[dict[str, tuple[float, float]]] = LIMITS | {"branching": SHARE}
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:
         spread = float(data.observed.std()) / np.sqrt(data.every)
@@ -64,7 +65,7 @@ class HawkesFilter(AbstractLaw):
             return after, (jnp.where(known, jnp.log(total) + top, 0.0), jnp.sum(below))
 
         start = v["rate"] * v["branching"] / (1.0 - v["branching"])
-        return jax.lax.scan(interval, start, (moves, seen))[1]
+        return jax.lax.scan(jax.checkpoint(interval), start, (moves, seen))[1]
 
     def market(self, values: dict[str, float]) -> Hawkes:
         jumps = MertonJumps(rate=values["rate"], deviation=values["deviation"], mean=values["mean"], most=16)
