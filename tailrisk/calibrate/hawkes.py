@@ -20,11 +20,14 @@ class HawkesFilter(AbstractLaw):
     """`Hawkes` with normal marks: jumps are not seen, so the excitation after an interval uses the expected number of jumps
     given its return, as observation-driven models do.
 
-    **Bias:** the filter knows less than the law, so it is biased for it; `indirect` corrects that.
+    **Bias:** the filter knows less than the law, so it is biased for it, and its intervals are those of the filter: of NNN
+    simulated histories of 8,000 hours of the law in configs/markets they held the law's rate in AA %, the deviation of its jumps in
+    BB % and its memory in CC %. `indirect.corrected` gives intervals that hold (docs/calibration_coverage.md).
 
     **Source:** Ait-Sahalia, Cacho-Diaz, Laeven (2015) for the law; Creal, Koopman, Lucas (2013) for filters of this kind.
     """
 
+    note: ClassVar[str] = "of the filter, which is biased for the law; market.indirect = true gives numbers of the law"
     most: int = count(48, least=1, most=128)  # jumps in an interval that the likelihood sums over
     units: ClassVar[dict[str, str]] = UNITS | {"branching": "1", "memory": "year"}
     limits: ClassVar[dict[str, tuple[float, float]]] = LIMITS | {"branching": SHARE}

@@ -93,4 +93,4 @@ def corrected(
         )
     bread = error[:, None] * np.linalg.inv(slope)
     covariance = bread @ bread.T * (1.0 + 1.0 / ratio)
-    return at(found._replace(robust=covariance, covariance=covariance), data, found.point + end * error)
+    return at(found, data, found.point + end * error, covariance)

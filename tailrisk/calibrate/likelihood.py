@@ -24,6 +24,7 @@ class AbstractLaw(eqx.Module):
     """A law of returns over even intervals, with parameters p on scales on which nothing bounds them."""
 
     units: eqx.AbstractClassVar[dict[str, str]]  # of every named value
+    note: ClassVar[str] = ""  # what its intervals do not say
     limits: eqx.AbstractClassVar[dict[str, tuple[float, float]]]  # of named values that are not just positive
     assets: ClassVar[int] = 1
 
@@ -150,7 +151,7 @@ def _described(
     for name, value in law.values(jnp.asarray(point)).items():
         error, center = float(np.sqrt(slopes[name] @ robust @ slopes[name])), float(value)
         limits = law.limits.get(name, (0.0, np.inf))
-        estimates[name] = Estimate(center, error, *between(center, z * error, limits), law.units[name])
+        estimates[name] = Estimate(center, error, *between(center, z * error, limits), law.units[name], law.note)
     level = float(jnp.sum(density)) if np.isnan(level) else level
     return Fit(law, np.asarray(point), level, robust, plain, estimates, np.asarray(density), np.asarray(rank))
 
@@ -172,9 +173,15 @@ def between(value: float, reach: float, limits: tuple[float, float]) -> tuple[fl
     return tuple(float(low + (high - low) * o / (1.0 + o)) for o in ends)  # pyright: ignore[reportReturnType]
 
 
-def at(found: Fit, data: Returns, point: Float[np.ndarray, " parameters"]) -> Fit:
-    """The same law at another point, with the covariances of the fit."""
-    return _described(found.law, data, point, np.nan, found.robust, found.covariance)
+def at(
+    found: Fit,
+    data: Returns,
+    point: Float[np.ndarray, " parameters"],
+    covariance: Float[np.ndarray, "parameters parameters"],
+) -> Fit:
+    """The same law at another point with the covariance of that point; what the law notes of its own fits is not said."""
+    there = _described(found.law, data, point, np.nan, covariance, covariance)
+    return there._replace(estimates={name: e._replace(note="") for name, e in there.estimates.items()})
 
 
 def _scores(law: AbstractLaw, point: np.ndarray, data: Returns) -> Float[np.ndarray, "months parameters"]:
