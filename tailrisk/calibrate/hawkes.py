@@ -21,7 +21,7 @@ class HawkesFilter(AbstractLaw):
     given its return, as observation-driven models do.
 
     **Bias:** the filter knows less than the law, and its intervals are those of the filter: under the law of configs/markets its
-    rate, deviation and memory are 3 to 10 of its standard errors from the law's, whatever the length of the history.
+    rate, deviation and memory are 3 to 10 of its standard errors from the law's after 8,000 hours already.
     `indirect.corrected` gives numbers and intervals of the law (docs/calibration_coverage.md).
 
     **Source:** Ait-Sahalia, Cacho-Diaz, Laeven (2015) for the law; Creal, Koopman, Lucas (2013) for filters of this kind.
