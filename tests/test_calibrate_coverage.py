@@ -160,7 +160,8 @@ CASES = {
             jumps(HAWKES, 16), **only(HAWKES, "volatility", "branching"), memory=np.asarray(HAWKES["memory"])
         ), substeps=12),
         hawkes, 8_000, HAWKES,
-        dict(volatility=0.03, rate=0.2, deviation=0.1, mean=1.0, drift=0.6, branching=0.02, memory=0.15), REPEATS // 2, dict(branching=0.87),
+        dict(volatility=0.03, rate=0.2, deviation=0.1, mean=1.0, drift=0.6, branching=0.02, memory=0.15),
+        REPEATS // 2, dict(branching=0.87),
     ),
 }  # fmt: skip
 
