@@ -40,7 +40,7 @@ def doctor() -> None:
 @click.argument("name", required=False)
 @click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
 @click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy` and `tails`.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the numbers (JSON) and the figure.")
 def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
     """Benchmarks: speed beside rivals (ladder, accounts, normals; extra `compare`); gradients, policy, scale, tails."""
     from ..bench import run_bench
