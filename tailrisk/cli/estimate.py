@@ -249,3 +249,22 @@ def report(folder: Path) -> None:
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"figures: {folder / 'figures'}")
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run that they make together."
+)
+def merge(folders: tuple[Path, ...], out: Path) -> None:
+    """Join finished runs of one config with several seeds: the paths of all, one table, figures."""
+    from ..figures import draw_all, format_table
+    from ..study import merge as merging
+
+    summary, results = merging.merge(list(folders), out)
+    _, notes = draw_all(results, summary, out / "figures")
+    click.echo(format_table(summary))
+    for note in (*notes, f"paths of {len(folders)} seeds; what shows single paths is of {folders[0]}"):
+        click.echo(f"note: {note}")
+    click.echo(f"run folder: {out}  (figures in {out / 'figures'})")
+    sys.exit(verdict(summary))
