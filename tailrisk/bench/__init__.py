@@ -17,6 +17,7 @@ from .timing import Contestant, Timing, disagreements, machine, race, save
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 NAMES = ("ladder", "accounts", "normals")
+OTHERS = ("gradients", "gradient-cost", "gpu", "policy", "scale", "tails")
 
 
 class Race(NamedTuple):
@@ -30,7 +31,9 @@ class Race(NamedTuple):
     batch: int = 0  # paths that ours runs at a time
 
 
-def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Path | None = None) -> int:
+def run_bench(
+    name: str | None = None, paths: int = 0, repeats: int = 5, out: Path | None = None, device: str = "gpu"
+) -> int:
     """Runs one benchmark or all; prints tables, writes `bench.json` and a figure into `out`. Returns the exit status.
 
     No time is printed for programs that do not agree on what they computed (status 1).
@@ -39,6 +42,14 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         from . import gradients
 
         return gradients.run(paths, out)
+    if name == "gradient-cost":
+        from . import gradient_cost
+
+        return gradient_cost.run(paths, repeats, out)
+    if name == "gpu":
+        from . import gpu
+
+        return gpu.run(paths, repeats, out, device)
     if name == "policy":
         from . import policies
 
@@ -52,7 +63,7 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
 
         return scale.run(paths, repeats, out)
     if name is not None and name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy, scale, tails")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES + OTHERS)}")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT
