@@ -274,7 +274,11 @@ def checks(found):
 
 
 def draw(found):
-    """Columns: recovery. Rows: bad debt and forced volume relative to no breaker; a star where bad debt is least."""
+    """Over trigger (% fall) and length (hours) of a halt, relative to no breaker: expected bad debt and forced volume.
+
+    Columns: how fast the price recovers from forced sales. Lines: ratio 1. Stars: least bad debt, with its 95 % interval on fresh
+    paths above.
+    """
     figure, axes = style.new_page(2, 3, height=3.9, sharex=True, sharey=True)
     looks = {
         "bad debt": ("PuOr_r", TwoSlopeNorm(1.0, 0.2, 3.2)),

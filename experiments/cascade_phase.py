@@ -346,7 +346,11 @@ def apart(values, law, where=True):
 
 
 def draw(found):
-    """Two maps of the amplification, dots where the engine repeats them, the boundary kg = 1; the fold of a crowded book."""
+    """(a), (b): total fall over outside fall, D/x, against open interest per log price and impact (log price); gray runs away.
+
+    White dots: cells that the engine repeats path by path. Inset: total fall against outside fall at four impacts. (c): total
+    against outside fall (% log price) of a book with a crowd of thresholds; shaded where the branching number R is above one.
+    """
     figure, axes = style.new_page(1, 3, height=2.6, width_ratios=[1.2, 1.2, 1.0])
     marks = (("linear", "Impact k (log price)", "(a) linear impact"),)
     marks += (("square root", r"Impact $Y\sigma / \sqrt{V}$ (log price)", "(b) square-root impact"),)

@@ -82,7 +82,10 @@ def checks(found):
 
 
 def draw(found):
-    """One column per law, one row per size of the sample."""
+    """Share of tunings whose true bad debt over its target is below x: columns are laws, rows sizes of the sample.
+
+    Bands: 95 % of the share. In the corner: shares of the three rules that violate the target.
+    """
     panels = list(dict.fromkeys(panel for panel, _ in found))
     laws = list(dict.fromkeys(panel.partition(",")[0] for panel in panels))
     rows = len(panels) // len(laws)

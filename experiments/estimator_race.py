@@ -135,7 +135,10 @@ def ratio(one, place, other, there):
 
 
 def draw(found):
-    """Relative standard error over the probability, both in logarithms; above, what was refused, at the probability agreed."""
+    """Relative standard error at equal work over the probability of the event, with bars of 95 % from seeds.
+
+    Above: what the estimator's own checks refuse, at the probability that the others agree on.
+    """
     figure, (top, axes) = style.new_figure(height=4.0, rows=2, height_ratios=[0.13, 1.0])
     agreed = {}
     for name in (*LOOKS, TILT):  # its value where it has one, else anybody's

@@ -300,7 +300,10 @@ def checks(found):
 
 
 def draw(found):
-    """Left: bias, standard deviation and total error over temperatures. Right: variance times cost of every estimator."""
+    """Left: bias, deviation of a repeat and least total error of smoothed derivatives (USD) over temperature (log price).
+
+    Right: variance times processor time of every estimator over that of differences. Bars: 95 %.
+    """
     figure, axes = style.new_page(1, 2, height=3.0, width_ratios=[1.15, 1.0])
     left, right = axes[0]
     looks = {cases.SMOOTHED: (style.BLUE, "o", "-"), cases.EXTRAPOLATED: (style.VERMILION, "s", (0, (4, 1.5)))}

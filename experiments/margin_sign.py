@@ -199,7 +199,10 @@ def edges(x):
 
 
 def draw(found):
-    """Left: the derivative with its zero contour. Right: the share sold by force. Both with the branching number above."""
+    """Over impact (log price) and maintenance margin (%): left d E[bad debt] / d margin, right the share sold by force.
+
+    Lines: derivative zero. Dots: cells within two standard errors of zero. Above: largest branching number.
+    """
     figure, axes = style.new_page(1, 2, height=2.9)
     kappas, margins, slope, rows = grid(found, "slope")
     share, number = grid(found, "liquidated share")[2], grid(found, "branching")[2][0]

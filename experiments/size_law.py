@@ -154,7 +154,7 @@ def fitted():
 
 
 def draw(found):
-    """Probability of a size against the law, and the slope at R = 1."""
+    """Probability of a cascade size (forced sales) for five branching numbers: marks with bars of 95 %, lines the Borel law."""
     figure, (ax,) = style.new_figure(height=2.9)
     shares = {name: one for (panel, name), one in found.items() if panel.startswith("share")}
     n = np.unique(np.geomspace(1.0, TAIL[1], 120).round()).astype(int)

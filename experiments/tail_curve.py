@@ -102,7 +102,10 @@ def checks(found):
 
 
 def draw(found):
-    """Top: exceedance with 95 % intervals. Bottom: each estimator over the tilt."""
+    """Top: P(peak depth at or above a level) of the cascade and of the walk without impact, against the level (log price).
+
+    Bottom: each estimator over the tilt. Bars: 95 %.
+    """
     figure, (top, bottom) = style.new_figure(height=3.9, rows=2, height_ratios=[2.2, 1.0])
     line, base = found[WALK, "line"], found[CASCADE, TILT]
     top.plot(line.x, line.y, color=style.BLACK, linewidth=0.9, label="no impact, density")

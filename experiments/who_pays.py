@@ -5,6 +5,9 @@ the venue. What deleveraging must raise is split by the engine's allocations; a 
 is taken. Three units are kept apart throughout: contracts closed, notional closed, and profit taken; they are never added or
 netted. The last row shows published aggregates of 10 October 2025, which are no calibration target and are checked against
 nothing. Populations are synthetic.
+
+Published are the bars of the last row and what the card says of that day, each with its source and revision. Ours are all other
+numbers; none of them is fitted to a published one.
 """
 
 from typing import Any
@@ -303,7 +306,10 @@ def card(found):
 
 
 def draw(found):
-    """Who pays and what allocations take; below, published aggregates with one axis per unit."""
+    """Top: who bears the loss; profit taken over need, Gini of haircuts, contracts closed, over the deficit in mean profits.
+
+    Bars: 95 %. Bottom: published aggregates of 10 October 2025, one axis for each unit, never added.
+    """
     figure, axes = style.new_page(2, 4, height=4.2)
     names = ("trader collateral", *PAYERS)
     x = found["paid", "fund"].x

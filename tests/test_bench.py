@@ -3,12 +3,16 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tailrisk import bench
-from tailrisk.bench import gradient_cases, gradients, tail_rows, tail_scenario, tails
-from tailrisk.bench.timing import disagreements, race, save
+from tailrisk.bench import counts, gradient_cases, gradients, limits, speed_report, tail_rows, tail_scenario, tails
+from tailrisk.bench.models import ladder_scenario
+from tailrisk.bench.timing import Timing, disagreements, race, save
+from tailrisk.simulate import simulate
 
 
 @pytest.mark.parametrize(
@@ -52,8 +56,56 @@ def test_a_race_is_written_down(monkeypatch, tmp_path, capsys):
     assert bench.run_bench("normals", repeats=2, out=tmp_path) == 0
     written = json.loads((tmp_path / "bench.json").read_text())
     assert written["normals"]["rival"]["rate"] > 0
+    assert len(written["normals"]["rival"]["rates"]) == 2
+    assert (tmp_path / "bench.png").stat().st_size > 0
     assert "machine" in written
     assert "rival" in capsys.readouterr().out
+
+
+def test_loops_are_counted_as_often_as_they_turn():
+    """7 turns; inside them 0 + 1 + ... + 6 products in a loop on data, and one product more in the 3 odd turns.
+
+    XLA counts 2 n^3 operations a product, and 2 products in all: one for the loop, one for the dearer branch.
+    """
+    n = 64
+    product = 2 * n**3
+
+    @jax.jit
+    def turn(x, i):
+        more = lambda c: c[0] < i  # noqa: E731
+        x = jax.lax.while_loop(more, lambda c: (c[0] + jnp.int32(1), jnp.dot(c[1], c[1])), (jnp.int32(0), x))[1]
+        return jax.lax.cond(i % jnp.int32(2) == 1, lambda x: jnp.dot(x, x), lambda x: x, x), None
+
+    def program(x, turns):
+        return jax.lax.scan(turn, x, turns)[0]
+
+    given = jnp.eye(n, dtype=jnp.float32), jnp.arange(7, dtype=jnp.int32)
+    cost = counts.count(program, *given)
+    assert cost.operations == pytest.approx((21 + 3) * product, rel=1e-3)
+    assert cost.transcendentals == 0.0
+    assert 2 * 24 * 4 * n**2 < cost.bytes < 7 * 24 * 4 * n**2  # a product reads and writes n^2 numbers; branches copy
+    compiled = jax.jit(program).lower(*given).compile().cost_analysis()
+    assert compiled["flops"] == pytest.approx(2 * product, rel=1e-3)
+
+
+def test_nearness_is_the_time_at_the_limit():
+    """1e6 units of 100 operations, 1 exponential, 10 bytes and 2 normals, at 1e5 units a second."""
+    most = limits.Limits(operations=1e8, transcendentals=1e6, bytes=4e6, normals=1e6)
+    found = limits.used(counts.Cost(1e8, 1e6, 1e7), 1e6, 2e6, 1e5, most)
+    assert found[:4] == pytest.approx((100.0, 1.0, 10.0, 2.0))
+    assert (found.arithmetic, found.memory, found.noise) == pytest.approx((0.2, 0.25, 0.2))
+    assert found.nearest == "memory"
+    assert "memory 25.0%" in speed_report.limits("units", found, most)
+
+
+def test_a_race_is_drawn():
+    """Every repeat, the median, and how many times faster ours is, on a logarithmic axis."""
+    race_ = {"tailrisk": Timing(4e6, 2e6, 2.0, 1.0, (3e6, 4e6, 5e6)), "numba": Timing(8e6, 4e6, 2.0, 1.0, (8e6,) * 3)}
+    figure = speed_report.draw({"ladder": race_, "normals": race_}, {"ladder": "path-steps", "normals": "normals"})
+    assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert said == ["4M", "8M; ours 0.5x"]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [3e6, 4e6, 5e6]
 
 
 def test_missing_numba_names_the_extra(monkeypatch, capsys):
@@ -195,6 +247,20 @@ def test_what_a_benchmark_of_tails_refuses(rows, said):
 def test_a_gain_knows_its_error(gain, said):
     assert tails.verdict(gain, 5.0, 30.0) == said
     assert tails.verdict(gain, 5.0, np.nan) == ""
+
+
+@pytest.mark.slow
+def test_a_program_is_slower_than_its_limits():
+    """An hour of a small ladder: no share above one, and the noise of a step is one normal."""
+    system = dataclasses.replace(ladder_scenario(200), horizon="1h").build(np.float32)
+    entry = bench.Race({}, 1, system.steps, "path-steps", system, 1_024)
+    seconds = limits.seconds(lambda: simulate(system, paths=16_384, seed=1, chunk=1_024))
+    rate = 16_384 * system.steps / seconds
+    used, most = bench.nearness(entry, Timing(rate, rate, 1.0, 0.0, (rate,)))
+    assert min(most) > 1e6
+    assert used.normals == 1.0
+    assert 100.0 < used.operations < 1e5
+    assert 0.0 < max(used.arithmetic, used.memory, used.noise) < 1.0
 
 
 @pytest.mark.slow

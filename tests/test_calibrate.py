@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from functools import cache
 
 import numpy as np
@@ -16,10 +17,13 @@ from tailrisk.book import AbstractBook
 from tailrisk.calibrate.heston import fit_heston
 from tailrisk.calibrate.likelihood import between
 from tailrisk.data.series import PriceFile
+from tailrisk.leaves import current
 from tailrisk.market import AbstractMarket
 from tailrisk.study import calibrate as calibration
+from tailrisk.study import tune
 from tailrisk.study.config import read_toml, structure
 from tailrisk.study.events import World
+from tailrisk.study.margin_task import GivenMargin
 from tailrisk.study.posterior import overrides
 from tailrisk.study.run import load, resolved
 
@@ -286,6 +290,36 @@ def test_calibrated_tables_are_valid(kind):
     for file in files:
         assert structure(read_toml(file)[kind], {"market": AbstractMarket, "book": AbstractBook}[kind], kind)
         assert "tailrisk calibrate configs/calibrate/" in file.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "policies").glob("*.toml")), ids=lambda p: p.stem)
+def test_a_committed_policy_runs_and_can_be_judged(path):
+    """A policy is a scenario, says by which search it was found, and has margins for a position of any size."""
+    text = path.read_text()
+    config = re.search(r"tailrisk tune (configs/\w+\.toml)", text).group(1)
+    tuned = tune.load(ROOT / config)[2].variables
+    scenario = load(path).scenario
+    assert {variable.name for variable in tuned} >= {"margin.maintenance_rates", "margin.initial_rates"}
+    for variable in tuned:
+        value = current(scenario, variable.name)
+        if variable.name != "margin.initial_rates":  # a leverage in the file
+            np.testing.assert_allclose(value, np.round(value / variable.grid) * variable.grid, rtol=1e-9)
+    margin = GivenMargin("it", path).read()
+    size = np.array([1e5])
+    assert margin.maintenance(size) < margin.initial(size) < size
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("replay.events.0.start=2020-03-12T25:00:00", "replay.events[0].start"),
+        ("posterior.event=5 August 2024", "posterior.event: 5 August 2024 has no liquidated_share"),
+        ("posterior.event=Monday", "posterior.event: 'Monday' is none of the events"),
+    ],
+)
+def test_events_that_cannot_be_played_are_named_at_once(override, said, tmp_path):
+    config = ROOT / "configs" / "calibrate" / "events.toml"
+    refused(invoke("calibrate", config, override, "--out", tmp_path / "out"), said)
 
 
 def test_the_calibrated_scenario_is_the_main_job_with_both_tables():

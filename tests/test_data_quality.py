@@ -109,6 +109,19 @@ def test_what_only_blurs_is_noted(klines):
     assert examine(sound(klines(traded))).kinds() == ("spike that reverts",)
 
 
+def test_bars_off_their_grid_are_noted(tmp_path):
+    """A bar that opens 137 s late is named; a gap of whole bars is none."""
+    times = 1_760_054_400 + 300 * np.array([0, 1, 2, 3, 4, 8, 9, 10])
+    rows = lambda late: [f"{t + late * (i == 3)},1,1,1,1" for i, t in enumerate(times)]  # noqa: E731
+    for late, kinds in ((0, ("gap",)), (137, ("gap", "off the grid"))):
+        table = read_plain(put(tmp_path, "bars.csv", text("time,open,high,low,close", rows(late))), Bars)
+        assert examine(table).kinds() == kinds
+    (finding,) = [one for one in examine(table).findings if one.kind == "off the grid"]
+    assert (finding.count, finding.poisons) == (2, False)
+    assert finding.line().split(": ")[0].endswith("row 5")
+    assert "7.28 min after the bar before, no multiple of 5 min" in finding.line()
+
+
 def test_spikes_are_told_from_crashes():
     """Moves that stay, and turbulence in which every bar is as large, are no spikes."""
     crash = np.concatenate([walk(40), 0.7 * walk(40, 1)])

@@ -232,6 +232,7 @@ FILES = [
     ("a.json", json.dumps([{"coin": "ETH", "fundingRate": "1e-4", "time": MS}]), Funding),
     ("a.json", json.dumps([fill("0xab", 1, "A", True)[1]]), Trades),
     ("a.jsonl", json.dumps(fill("0xab", 1, "A", True)), Trades),
+    ("a.jsonl", json.dumps({"events": [fill("0xab", 1, "A", True)]}), Trades),
     ("a.jsonl", json.dumps({"t": MS, "d": [{"T": MS, "s": "A", "S": "Buy", "v": "3", "p": "8"}]}), Liquidations),
 ]
 
@@ -246,6 +247,19 @@ def test_formats_are_told_apart(tmp_path, name, content, kind):
 )
 def test_other_formats_are_refused(tmp_path, name, content):
     with pytest.raises(ValueError, match=r"a\.(csv|json|jsonl): not in a format known here"):
+        read(put(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "", "the file is empty; fetch it again"),
+        ("a.jsonl", '{"events": 3}', "row 1: events = 3, expected a list of pairs"),
+        ("a.json", '{"marginTiers": []}', "read it with data.hyperliquid.read_margin_table"),
+    ],
+)
+def test_what_cannot_be_read_says_why(tmp_path, name, content, said):
+    with pytest.raises(ValueError, match=rf"{name}.*{said}"):
         read(put(tmp_path, name, content))
 
 

@@ -87,6 +87,38 @@ def test_two_processes_and_one_that_dies(tmp_path):
     check_same(killed, alone)
 
 
+def slurm(count):
+    """The variables that `srun` sets for every task; JAX makes the port 61440 + id mod 4096."""
+    for job in range(1 << 12):
+        with socket.socket() as found:
+            try:
+                found.bind(("localhost", 61_440 + job))
+            except OSError:
+                continue
+        return {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
+    raise AssertionError("no port is free")
+
+
+@pytest.mark.slow
+def test_a_cluster_is_recognized_by_its_variables(tmp_path):
+    """Two tasks of Slurm on this machine, which are told nothing but `--cluster`, make the run of one process."""
+    config, alone, both = tmp_path / "tiny.toml", tmp_path / "alone", tmp_path / "both"
+    config.write_text(CONFIG)
+    plain = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    words = [sys.executable, "-m", "tailrisk.cli", "run", str(config)]
+    common = plain | slurm(2)
+    tasks = []
+    for number in ("0", "1"):
+        own = common | {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+        tasks.append(subprocess.Popen([*words, "--cluster", "--out", str(both)], env=own))
+    assert [task.wait(300) for task in tasks] == [0, 0]
+    assert read_json(both / "run.json")["processes"] == 2
+    subprocess.run([*words, "--out", str(alone)], env=plain, check=True)
+    with np.load(both / "results.npz") as ours, np.load(alone / "results.npz") as theirs:
+        for name in theirs.files:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
 @pytest.mark.slow
 def test_all_processes_end_where_one_cannot_begin(tmp_path):
     """The folder is taken: process 0 says so and the other says that it does."""

@@ -18,9 +18,10 @@ from tailrisk.figures import format_policy
 from tailrisk.margin import Brackets, VolatilityScaled
 from tailrisk.policy import AbstractSampledModel, Mean, Policy, Probability, Problem, Shortfall, Stream
 from tailrisk.study.baselines import Baselines, rules
+from tailrisk.study.config import read_toml
 from tailrisk.study.halting import weigh
 from tailrisk.study.replay import relive
-from tailrisk.study.robustness import Robustness, _draws, worst_case
+from tailrisk.study.robustness import Posterior, Robustness, _draws, worst_case
 from tailrisk.study.tune import load
 
 DEMO = CONFIG.parent.parent / "configs" / "tune_demo.toml"
@@ -154,7 +155,7 @@ def test_worlds_with_less_depth_have_more_bad_debt(found):
     policy, *_ = found
     panel = policy["robustness"]
     assert panel["draws"] == 4
-    drawn = _draws(load(CONFIG)[1].scenario, Robustness(draws=4, deviations={"market.volatility": 0.5}), 3)
+    drawn = _draws({}, load(CONFIG)[1].scenario, Robustness(draws=4, deviations={"market.volatility": 0.5}), 3)
     stormy = np.mean([float(world.market.volatility) > 4.0 for world in drawn])
     assert stormy == 0.25
     assert panel["base"][MEAN]["holds"]
@@ -302,13 +303,52 @@ def test_surface_is_flat_where_no_halt_is_triggered(found):
 def test_draws_follow_their_standard_errors(keep_precision):
     scenario = load(CONFIG)[1].scenario
     panel = Robustness(draws=100, deviations={"market.volatility": 0.5})
-    drawn = np.array([float(world.market.volatility) for world in _draws(scenario, panel, 7)])
+    drawn = np.array([float(world.market.volatility) for world in _draws({}, scenario, panel, 7)])
     assert abs(drawn.mean() - 4.0) <= 4.0 * 0.5 / np.sqrt(100)
     assert 0.5 * (1 - 4 / np.sqrt(200)) <= drawn.std(ddof=1) <= 0.5 * (1 + 4 / np.sqrt(200))
-    again = [float(world.market.volatility) for world in _draws(scenario, panel, 7)]
+    again = [float(world.market.volatility) for world in _draws({}, scenario, panel, 7)]
     np.testing.assert_array_equal(drawn, again)
     wide = Robustness(draws=50, deviations={"waterfall.fund": 5e3})  # half of all draws are negative
-    assert min(float(world.waterfall.fund) for world in _draws(scenario, wide, 7)) >= 0.0
+    assert min(float(world.waterfall.fund) for world in _draws({}, scenario, wide, 7)) >= 0.0
+
+
+def test_draws_of_a_posterior_stay_together(tmp_path, keep_precision):
+    """Each draw is a row of the file, numbers that depend on each other and all; deviations of others go on top."""
+    table, study = read_toml(CONFIG), load(CONFIG)[1]
+    rows = [(0.5, [0.1, 0.2, 0.3, 0.4]), (2.0, [0.7, 0.1, 0.1, 0.1])]
+    weights = [",".join(map(str, row)) for _, row in rows]
+    lines = [f"impact.prefactor={k} book.weights=[{w}]" for (k, _), w in zip(rows, weights, strict=True)]
+    (tmp_path / "overrides.txt").write_text("\n".join(lines) + "\n")
+    table["book"]["book"]["leverages"] = [3.0, 5.0, 10.0, 20.0]
+    panel = Robustness(
+        draws=2, deviations={"market.volatility": 0.5}, posterior=Posterior(tmp_path / "overrides.txt", "book.book")
+    )
+    worlds = list(_draws(table, study.scenario, panel, 7))
+    for (prefactor, weight), world in zip(rows, worlds, strict=True):
+        assert float(world.impact.prefactor) == prefactor
+        np.testing.assert_allclose(world.book.book.weights, weight, rtol=1e-6)
+    assert len({float(world.market.volatility) for world in worlds} | {4.0}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "draws", "said"),
+    [
+        ("impact.prefactor=1", 2, "holds 1; lower it, or calibrate with posterior.keep"),
+        ("impact.depth.floor=0.1", 1, "row 1: impact.depth.floor: unknown key"),
+        ("book.weights=[1]", 1, '`book` says where the mixture of leverages stands, now "book"'),
+        ("prefactor", 1, "expected key=value"),
+        (None, 1, "cannot be read"),
+    ],
+)
+def test_a_posterior_that_is_none(text, draws, said, tmp_path, keep_precision):
+    file = tmp_path / "overrides.txt"
+    if text is not None:
+        file.write_text(text)
+    result = invoke(
+        *QUICK, f"tune.robustness={{draws={draws},posterior={{path={str(file)!r}}}}}", "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 2, result.output
+    assert said in result.output
 
 
 def test_rules_scale_with_their_number():

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import jax
 import numpy as np
 
 from .._fields import InputError
+from ..figures import style
+from . import limits, speed_report
+from .limits import Limits, Used
 from .timing import Contestant, Timing, disagreements, machine, race, save
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 NAMES = ("ladder", "accounts", "normals")
+OTHERS = ("gradients", "gradient-cost", "gpu", "policy", "scale", "tails")
 
 
 class Race(NamedTuple):
@@ -22,10 +27,14 @@ class Race(NamedTuple):
     paths: int
     work: float  # units a path
     unit: str
+    system: Any = None  # ours, whose operations are counted
+    batch: int = 0  # paths that ours runs at a time
 
 
-def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Path | None = None) -> int:
-    """Runs one benchmark or all; prints tables, writes `bench.json` into `out`. Returns the exit status.
+def run_bench(
+    name: str | None = None, paths: int = 0, repeats: int = 5, out: Path | None = None, device: str = "gpu"
+) -> int:
+    """Runs one benchmark or all; prints tables, writes `bench.json` and a figure into `out`. Returns the exit status.
 
     No time is printed for programs that do not agree on what they computed (status 1).
     """
@@ -33,6 +42,14 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
         from . import gradients
 
         return gradients.run(paths, out)
+    if name == "gradient-cost":
+        from . import gradient_cost
+
+        return gradient_cost.run(paths, repeats, out)
+    if name == "gpu":
+        from . import gpu
+
+        return gpu.run(paths, repeats, out, device)
     if name == "policy":
         from . import policies
 
@@ -46,12 +63,12 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
 
         return scale.run(paths, repeats, out)
     if name is not None and name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES)}, gradients, policy, scale, tails")
+        raise InputError(f"no benchmark {name!r}; choose one of {', '.join(NAMES + OTHERS)}")
     if find_spec("numba") is None and name != "normals":
         click.echo("error: the rivals need Numba: pip install 'tailrisk-jax[compare]'", err=True)
         return BAD_INPUT
     results: dict[str, Any] = {"machine": machine()}
-    about = results["machine"]
+    about, races = results["machine"], {}
     click.echo(f"{about['cpu']}, {about['cores']} cores, load {about['load']}, {about['device']}")
     click.echo("  ".join(f"{package} {number}" for package, number in about["versions"].items()))
     for chosen in NAMES if name is None else (name,):
@@ -63,12 +80,28 @@ def run_bench(name: str | None = None, paths: int = 0, repeats: int = 5, out: Pa
             for line in wrong:
                 click.echo(f"check failed: {chosen}: {line}", err=True)
             return CHECK_FAILED
-        spent = timings()
-        click.echo(_table(chosen, size, repeats, entry.unit, spent))
+        spent = races[chosen] = timings()
+        click.echo(speed_report.table(chosen, size, repeats, entry.unit, spent))
         results[chosen] = {"paths": size, "repeats": repeats, "unit": entry.unit}
         results[chosen] |= {who: timing._asdict() for who, timing in spent.items()}
+        if entry.system is not None:
+            found = nearness(entry, spent["tailrisk"])
+            click.echo(speed_report.limits(entry.unit, *found))
+            results[chosen]["limits"] = {"per_unit": found[0]._asdict(), "per_second": found[1]._asdict()}
     save(out, "bench.json", results)
+    if out is not None:
+        units = {chosen: results[chosen]["unit"] for chosen in races}
+        style.save(speed_report.draw(races, units), out, "bench")
     return 0
+
+
+def nearness(entry: Race, ours: Timing) -> tuple[Used, Limits]:
+    """How near our program comes to what this machine can do, and what that is."""
+    on_cpu = jax.default_backend() == "cpu"
+    cost, room = limits.of_system(entry.system, entry.batch)
+    most, draws = limits.measure(room), entry.system.draws.normals * entry.system.steps / entry.work
+    units = entry.batch * entry.work
+    return limits.used(cost, units, draws * units, ours.per_core if on_cpu else ours.rate, most), most
 
 
 def prepare(name: str, groups: int = 0) -> Race:
@@ -77,7 +110,7 @@ def prepare(name: str, groups: int = 0) -> Race:
         from . import normals
 
         return Race(normals.contestants(), 65_536, normals.STEPS, "normals")
-    from ..simulate import simulate
+    from ..simulate import cached_paths, simulate
     from . import models, numba_rivals, numpy_rivals
 
     ladder = name == "ladder"
@@ -92,7 +125,7 @@ def prepare(name: str, groups: int = 0) -> Race:
         from . import torch_rivals
 
         rivals["torch"] = (torch_rivals.Ladder if ladder else torch_rivals.Accounts)(market, book)
-    chunk = 4096 if ladder else 256
+    chunk = cached_paths(system)
 
     def ours(paths: int, seed: int) -> dict[str, np.ndarray]:
         found = simulate(system, paths=paths, seed=seed, chunk=chunk)
@@ -100,18 +133,5 @@ def prepare(name: str, groups: int = 0) -> Race:
 
     contestants = {"tailrisk": ours} | rivals
     if ladder:
-        return Race(contestants, 16_384, scenario.steps, "path-steps")
-    return Race(contestants, 1_024, scenario.steps * groups, "account-steps")
-
-
-def _table(name: str, paths: int, repeats: int, unit: str, spent: dict[str, Timing]) -> str:
-    ours = spent["tailrisk"]
-    lines = [
-        "",
-        f"{name}: {paths:,} paths, median of {repeats} in turn",
-        f"{'':12}{unit + '/s':>18}{'per core':>12}{'cores':>8}{'first call':>12}{'tailrisk is':>14}{'per core':>12}",
-    ]
-    for who, t in spent.items():
-        ratio = "" if who == "tailrisk" else f"{ours.rate / t.rate:>12.2f} x{ours.per_core / t.per_core:>10.2f} x"
-        lines.append(f"{who:12}{t.rate:>18.3g}{t.per_core:>12.3g}{t.cores:>8.2f}{t.first:>10.1f} s{ratio}")
-    return "\n".join(lines)
+        return Race(contestants, 65_536, scenario.steps, "path-steps", system, chunk)
+    return Race(contestants, 4_096, scenario.steps * groups, "account-steps", system, chunk)

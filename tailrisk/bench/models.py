@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ..book import LeverageMixture, LognormalSizes
+from ..book import CrossMixture, LeverageMixture, LognormalSizes
 from ..cascade import Rounds
-from ..impact import ConstantDepth, SquareRoot
+from ..impact import ConstantDepth, Linear, SquareRoot
 from ..liquidation import Full
 from ..margin import Brackets, Flat
 from ..market import GeometricBrownian
@@ -32,6 +32,20 @@ def accounts_scenario(groups: int = 1_000) -> Scenario:
     """The same day with flat margins, every margin group looked at in every step."""
     margin = Flat(maintenance_rate=0.01, initial_rate=0.02)
     return _scenario(groups, margin, Accounts(clearing=Rounds(ACCOUNT_ROUNDS)))
+
+
+def basket_scenario(assets: int, groups: int = 256) -> Scenario:
+    """The same day with cross accounts over several equal assets, linear impact."""
+    return Scenario(
+        market=GeometricBrownian(volatility=np.full(assets, 0.8)),
+        book=CrossMixture(notional=np.full(assets, 1e9), accounts=groups),
+        margin=Flat(maintenance_rate=0.01, initial_rate=0.02),
+        impact=Linear(ConstantDepth(np.full(assets, 1e7)), coefficient=0.1),
+        price=np.full(assets, 100.0),
+        horizon="1d",
+        step="5min",
+        positions=Accounts(clearing=Rounds(ACCOUNT_ROUNDS)),
+    )
 
 
 def _scenario(accounts: int, margin: Any, positions: Any) -> Scenario:

@@ -29,7 +29,7 @@ def _sums(draw: Callable[[Any, Any], Any], path: Any) -> Any:
 
 
 @jax.jit
-def _ours_chunk(key: Any, paths: Any) -> Any:
+def ours_chunk(key: Any, paths: Any) -> Any:
     return jax.vmap(lambda path: _sums(lambda p, s: _streams.normals(key, p, s, 1, jnp.float32)[0], path))(paths)
 
 
@@ -46,7 +46,7 @@ def _named(total: Any, square: Any) -> dict[str, np.ndarray]:
 
 
 def _ours(paths: int, seed: int) -> dict[str, np.ndarray]:
-    return _named(*_ours_chunk(_streams.stream_key(seed, "bench"), jnp.arange(paths, dtype=jnp.uint32)))
+    return _named(*ours_chunk(_streams.stream_key(seed, "bench"), jnp.arange(paths, dtype=jnp.uint32)))
 
 
 def _jax(paths: int, seed: int) -> dict[str, np.ndarray]:

@@ -21,14 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _streams
-from ..book import CrossMixture
-from ..cascade import Rounds
-from ..impact import ConstantDepth, Linear
-from ..margin import Flat
-from ..market import GeometricBrownian
-from ..scenario import Accounts, Scenario, VenueSystem
+from ..scenario import Scenario, VenueSystem
 from ..simulate import batch, entry_point, simulate
-from .models import accounts_scenario, ladder_scenario
+from .models import accounts_scenario, basket_scenario, ladder_scenario
 from .timing import machine, save
 
 STEPS, LADDER, GROUPS, ASSETS = (72, 288, 1152), (200, 2_000, 20_000), (64, 256, 1024), (1, 2, 4)
@@ -66,16 +61,7 @@ def sweeps() -> dict[str, Sweep]:
 
 
 def _assets(assets: int) -> Scenario:
-    return Scenario(
-        market=GeometricBrownian(volatility=np.full(assets, 0.8)),
-        book=CrossMixture(notional=np.full(assets, 1e9), accounts=256),
-        margin=Flat(maintenance_rate=0.01, initial_rate=0.02),
-        impact=Linear(ConstantDepth(np.full(assets, 1e7)), coefficient=0.1),
-        price=np.full(assets, 100.0),
-        horizon=f"{5 * SHORT}min",
-        step="5min",
-        positions=Accounts(clearing=Rounds(2)),
-    )
+    return dataclasses.replace(basket_scenario(assets), horizon=f"{5 * SHORT}min")
 
 
 def fit(size: ArrayLike, cost: ArrayLike) -> dict[str, float]:

@@ -100,8 +100,7 @@ Assumptions:
 * cost is linear in paths, as above; processes share nothing but the folder, and do not slow each other;
 * a save every 2^24 paths ({save:.0f} minutes of a core), which is what a process that dies loses;
 * {summary:.0f} MB for a summary, and two of them for each binary digit of a process's parts: {folder:.0f} GB in the folder;
-* a seed has 2^32 path numbers, so {seeds:.0f} seeds are needed. A run has one seed, and no command merges runs of several:
-  that is not built.
+* a seed has 2^32 path numbers, so {seeds:.0f} runs with a seed each are needed, which `tailrisk merge` joins.
 """
 
 

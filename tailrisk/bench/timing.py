@@ -17,12 +17,13 @@ LIMIT = 4.0  # combined standard errors within which means must agree
 
 
 class Timing(NamedTuple):
-    """Median over the repeats; `cores` is processor time over wall time."""
+    """Medians over the repeats, and the rate of each; `cores` is processor time over wall time."""
 
     rate: float  # work per second
     per_core: float  # work per second of processor time
     cores: float
     first: float  # seconds of the first call, compilation included
+    rates: tuple[float, ...]  # work per second, in turn
 
 
 def disagreements(outcomes: dict[str, dict[str, np.ndarray]]) -> list[str]:
@@ -69,6 +70,7 @@ def _median(work: float, spent: np.ndarray, first: float) -> Timing:
         per_core=float(np.median(work / processor)),
         cores=float(np.median(processor / wall)),
         first=first,
+        rates=tuple((work / wall).tolist()),
     )
 
 

@@ -6,7 +6,7 @@ stopped by Ctrl-C. A `ValueError` that is no `InputError` is a bug and keeps its
 
 import click
 
-from .estimate import report, run, sweep, validate
+from .estimate import merge, report, run, sweep, validate
 from .group import Group, start_jax
 from .machine import bench, doctor
 from .market_data import data
@@ -21,5 +21,5 @@ def main() -> None:
     start_jax()
 
 
-for command in (run, sweep, tune, calibrate, figure, validate, report, bench, doctor, data):
+for command in (run, sweep, tune, calibrate, figure, validate, report, merge, bench, doctor, data):
     main.add_command(command)

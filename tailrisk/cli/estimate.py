@@ -24,7 +24,11 @@ from .group import CHECK_FAILED, REFUSED
 )
 @click.option("--process", type=click.IntRange(0), help="Number of this one, from 0, which prints and draws.")
 @click.option("--coordinator", metavar="HOST:PORT", help="Where process 0 listens for the others.")
-@click.option("--cluster", is_flag=True, help="Let JAX find these three (Slurm, Open MPI, Kubernetes, TPU).")
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Let JAX find these three (Slurm: tested on one machine; Open MPI, Kubernetes, TPU: not tested here).",
+)
 def run(
     config: Path,
     overrides: tuple[str, ...],
@@ -245,3 +249,22 @@ def report(folder: Path) -> None:
     for note in notes:
         click.echo(f"note: {note}")
     click.echo(f"figures: {folder / 'figures'}")
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run that they make together."
+)
+def merge(folders: tuple[Path, ...], out: Path) -> None:
+    """Join finished runs of one config with several seeds: the paths of all, one table, figures."""
+    from ..figures import draw_all, format_table
+    from ..study import merge as merging
+
+    summary, results = merging.merge(list(folders), out)
+    _, notes = draw_all(results, summary, out / "figures")
+    click.echo(format_table(summary))
+    for note in (*notes, f"paths of {len(folders)} seeds; what shows single paths is of {folders[0]}"):
+        click.echo(f"note: {note}")
+    click.echo(f"run folder: {out}  (figures in {out / 'figures'})")
+    sys.exit(verdict(summary))

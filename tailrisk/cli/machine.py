@@ -40,9 +40,17 @@ def doctor() -> None:
 @click.argument("name", required=False)
 @click.option("--paths", default=0, help="Paths of each timing; default chosen for about a minute in all.")
 @click.option("--repeats", default=5, help="Timings of each program, in turn; seeds of `policy` and `tails`.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for bench.json.")
-def bench(name: str | None, paths: int, repeats: int, out: Path | None) -> None:
-    """Benchmarks: speed beside rivals (ladder, accounts, normals; extra `compare`); gradients, policy, scale, tails."""
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the numbers (JSON) and the figure.")
+@click.option(
+    "--device",
+    type=click.Choice(["gpu", "cpu"]),
+    default="gpu",
+    show_default=True,
+    help="Of `gpu`: what takes the place of the GPU; with cpu and few --paths the script is tried out.",
+)
+def bench(name: str | None, paths: int, repeats: int, out: Path | None, device: str) -> None:
+    """Benchmarks: speed beside rivals (ladder, accounts, normals; extra `compare`); gradients, gradient-cost, policy, scale,
+    tails; gpu: all that is asked of a GPU, in one go."""
     from ..bench import run_bench
 
-    sys.exit(run_bench(name, paths, repeats, out))
+    sys.exit(run_bench(name, paths, repeats, out, device))

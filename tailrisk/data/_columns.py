@@ -132,7 +132,7 @@ class Columns:
         if len(known) > 1:
             raise InputError(
                 f"{self.path}: has rows of {len(known)} symbols ({', '.join(known[:4])}, ...), expected those of one; "
-                "choose it by its symbol"
+                f'choose them, e.g. where={{"{name}": "{known[0]}"}} of read_plain, --where {name}={known[0]} of data check'
             )
         return known[0]
 

@@ -98,6 +98,10 @@ def _fills(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         return
     for number, line in read_lines(path):
         pairs = line.get("events", []) if isinstance(line, dict) else [line]
+        if not isinstance(pairs, list):
+            raise InputError(
+                f"{path} row {number}: events = {pairs!r:.60}, expected a list of pairs; remove or mend the line"
+            )
         for pair in pairs:
             if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], dict)):
                 raise InputError(f"{path} row {number}: {pair!r:.60}, expected a pair of an account and a fill")

@@ -37,6 +37,8 @@ _FORMATS = (
 def read(path: Path | str) -> AbstractTable:
     """The table of a file in any of the known formats; other tables are read by `read_plain` and a map of columns."""
     path = Path(path)
+    if not content(path):
+        raise InputError(f"{path}: the file is empty; fetch it again")
     reader = _reader(path)
     if reader is None:
         raise InputError(f"{path}: not in a format known here ({_FORMATS}); give its kind and its columns")
@@ -75,6 +77,8 @@ def _of_json(path: Path, value: Any) -> _Reader | None:
     if isinstance(value, Mapping) and "result" in value:
         rows = (value["result"] or {}).get("list") or [[]]
         return bybit.read_funding if isinstance(rows[0], Mapping) else bybit.read_klines
+    if isinstance(value, Mapping) and "marginTiers" in value:
+        raise InputError(f"{path}: a margin table, not market data; read it with data.hyperliquid.read_margin_table")
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         return next((reader for name, reader in _OF_OBJECTS if name in value[0]), None)
     if isinstance(value, list):

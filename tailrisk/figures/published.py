@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Verdict(NamedTuple):
 
 
 def publish(experiment: Experiment, out: Path, setting: Setting, *, smoke: bool) -> Verdict:
-    """Runs an experiment and writes NAME.csv, NAME.json, NAME.pdf, NAME.png and a card NAME.md, whatever its checks say."""
+    """Runs an experiment and writes NAME.csv, NAME.json, NAME.pdf, NAME.png and a caption NAME.md, whatever its checks say."""
     config, data, began = experiment.config(smoke), data_records(experiment, setting.data), time.monotonic()
     curves = experiment.module.main(config, setting)
     seconds = time.monotonic() - began
@@ -79,18 +80,29 @@ def redraw(experiment: Experiment, out: Path) -> Verdict:
     marks = [_MARKS[status(rows)]] if status(rows) in _MARKS else []
     mark(figure, marks + ([("smoke run", style.GRAY)] if written["mode"] == "smoke" else []))
     style.save(figure, out, experiment.name)
-    claims = experiment.card(curves)
-    if claims:
-        text = card_text(experiment.name, claims)
-        write_atomic(out / f"{experiment.name}.md", lambda file: file.write(text.encode()))
+    text = caption(experiment, written, rows, experiment.card(curves))
+    write_atomic(out / f"{experiment.name}.md", lambda file: file.write(text.encode()))
     return Verdict(experiment.name, status(rows), rows, time.monotonic() - began)
 
 
-def card_text(name: str, claims: list[Claim]) -> str:
-    """The card of a replication as a table: published, ours, and where the published number stands."""
-    rows = (("number", "published", "ours", "provenance of the published number"), ("---",) * 4, *claims)
-    lines = [f"| {' | '.join(cell or '-' for cell in row)} |" for row in rows]
-    return f"# {name}: published and ours\n\n" + "\n".join(lines) + "\n"
+def caption(experiment: Experiment, written: dict[str, Any], rows: list[Row], claims: list[Claim]) -> str:
+    """The caption file: the question, what is drawn, how it was run, where references and data come from, and the card."""
+    blocks = [f"# {experiment.name}", f"**{experiment.question}**", *experiment.story]
+    most = max(written["paths"].values(), default=0)
+    paths = f"at most {most:,} paths a point" if most else "nothing in it is sampled"
+    blocks.append(f"Made by `{written['command']}` at commit {str(written['commit'])[:12]}; {paths}.")
+    checks = Counter(row.provenance for row in rows)
+    sources = [f"* {text} ({count} check{'s' if count > 1 else ''})" for text, count in checks.items()]
+    sources += [
+        f"* data: {d['path']} of {d['source']} ({d['licence']}; {d['date']}), sha256 {d['sha256']}"
+        for d in written["data"]
+    ]
+    blocks += ["## Where references and data come from", "\n".join(sources)]
+    if claims:
+        head = (("number", "published", "ours", "provenance of the published number"), ("---",) * 4)
+        lines = [f"| {' | '.join(cell or '-' for cell in line)} |" for line in (*head, *claims)]
+        blocks += ["## Published and ours", "\n".join(lines)]
+    return "\n\n".join(blocks) + "\n"
 
 
 def mark(figure: Figure, marks: list[tuple[str, str]]) -> None:

@@ -115,11 +115,16 @@ class Calibration(eqx.Module):
         ):
             yield "", "nothing to do; give a table [market], [correlations], [impact], [book], [replay] or [margins]"
         if self.posterior is not None:
-            known = [event.name for event in self.replay.events] if self.replay is not None else []
+            known = {event.name: event for event in self.replay.events} if self.replay is not None else {}
             if self.posterior.event not in known:
                 yield (
                     "posterior.event",
                     f"{self.posterior.event!r} is none of the events of [replay]: {', '.join(known) or 'none'}",
+                )
+            elif np.size(share := known[self.posterior.event].liquidated_share) != 2 or np.min(share) <= 0.0:
+                yield (
+                    "posterior.event",
+                    f"{self.posterior.event} has no liquidated_share = [low, high], which a posterior needs; add it",
                 )
 
 

@@ -12,7 +12,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._fields import SECONDS_PER_YEAR, Real, count, duration, parse_duration, real
+from .._fields import SECONDS_PER_YEAR, InputError, Real, count, duration, parse_duration, real
 from ..calibrate.books import BookBelief
 from ..calibrate.impact import activity
 from ..data import iso, microseconds
@@ -51,6 +51,12 @@ class Event(eqx.Module):
     deleveraged: Real = real([], unit="1", least=0.0)  # [low, high] notional deleveraged over notional liquidated
     marks: BarsFile | None = None  # bars of the mark price of the same contract, if there are any
     source: str = eqx.field(static=True, converter=str, default="")  # of the published numbers
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        try:
+            microseconds(self.start, "start")
+        except InputError as error:
+            yield "start", str(error).removeprefix("start: ")
 
 
 class Belief(eqx.Module):
@@ -233,9 +239,9 @@ def scenario_of(crash: Crash, wanted: Replays, world: World, rng: np.random.Gene
     )
 
 
-def play(scenario: Scenario, seed: int, basis: float) -> dict[str, float]:
+def play(scenario: Scenario, seed: int, basis: float, dtype: Any = np.float32) -> dict[str, float]:
     """What one world makes of the shock; the mark averages its basis over `basis` minutes."""
-    system = scenario.build(np.float32, seed)
+    system = scenario.build(dtype, seed)
     found, flow = outcomes(system, 0, np.arange(1), lanes=1, record=True)
     log_price, log_news = (np.asarray(x, float)[0, :, 0] for x in (flow.log_price, flow.log_news))
     out = measures_of(log_price)
@@ -259,8 +265,9 @@ class Played(NamedTuple):
 
 
 def replay(
-    crash: Crash, wanted: Replays, seed: int, attribute: bool = True, report: Callable[[str], None] = lambda text: None
-) -> Played:
+    crash: Crash, wanted: Replays, seed: int, attribute: bool = True, report: Callable[[str], None] = lambda text: None,
+    dtype: Any = np.float32,
+) -> Played:  # fmt: skip
     """Draws worlds and plays the event in each."""
     rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     worlds = []
@@ -269,7 +276,7 @@ def replay(
         worlds.append(world)
         for observed in (False, True) if attribute else (False,):
             scenario = scenario_of(crash, wanted, world, np.random.default_rng([seed, number, 1]), observed)
-            rows[observed].append(play(scenario, number, float(wanted.basis) * SECONDS_PER_YEAR / 60.0))
+            rows[observed].append(play(scenario, number, float(wanted.basis) * SECONDS_PER_YEAR / 60.0, dtype))
     report(f"{crash.event.name}: {wanted.draws} worlds")
     columns = [{name: np.array([row[name] for row in found]) for name in (found or [{}])[0]} for found in rows.values()]
     return Played(np.array(worlds), *columns)

@@ -117,18 +117,19 @@ def same_config(config: Path, resolved: str) -> None:
         old, new = tomllib.loads(config.read_text("utf-8")), tomllib.loads(resolved)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{config}: cannot be read ({error}); start again in another --out") from None
-    for key, was, now in _differences(old, new):
+    for key, was, now in differences(old, new):
         raise ConfigError(
             f"{config}: differs from the config given: {key} was {was!r}, now {now!r}; resume with the same config and "
             "overrides, or choose another --out"
         )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys at which two configs differ, with the values of both."""
     for key in sorted(old.keys() | new.keys()):
         was, now = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
-            yield from _differences(was, now, f"{prefix}{key}.")
+            yield from differences(was, now, f"{prefix}{key}.")
         elif was != now:
             yield f"{prefix}{key}", was, now
 

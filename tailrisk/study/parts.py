@@ -17,9 +17,7 @@ from ..tails.moments import Moments, moments_of
 from . import tally as tallies
 from .config import ConfigError
 from .folder import read_arrays, write_arrays
-from .tally import Tally
-
-LEDGER_TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+from .tally import LEDGER_TOLERANCE, Tally
 
 
 class Part(NamedTuple):

@@ -10,7 +10,6 @@ import tomli_w
 
 from ..calibrate.books import tilted
 from ..calibrate.posterior import posterior, quantiles, simulation_based_check
-from .config import ConfigError
 from .events import Crash, Replays, World, measures_of, replay
 from .tables import plain
 
@@ -51,10 +50,6 @@ def speak(
     """
     crash = crashes[task.event]
     share = np.asarray(crash.event.liquidated_share, float)
-    if share.size != 2 or share.min() <= 0.0:
-        raise ConfigError(
-            f"posterior.event: {task.event} has no liquidated_share = [low, high], which a posterior needs; add it"
-        )
     belief = eqx.tree_at(lambda b: b.news, wanted.belief, np.asarray(task.news, float))
     played = replay(
         crash, dataclasses.replace(wanted, belief=belief, draws=task.draws), seed + 1, attribute=False, report=report

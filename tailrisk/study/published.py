@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import importlib.util
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,13 @@ class Experiment(NamedTuple):
     def question(self) -> str:
         """The first line of the docstring."""
         return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def story(self) -> list[str]:
+        """What the docstrings say of the model, and of what is drawn: a line for each paragraph."""
+        model = inspect.getdoc(self.module) or ""
+        drawn = inspect.getdoc(self.module.draw) or ""
+        return [" ".join(part.split()) for part in [*model.split("\n\n")[1:], *drawn.split("\n\n")]]
 
     @property
     def data(self) -> tuple[DataFile, ...]:

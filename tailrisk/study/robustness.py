@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +18,7 @@ from ..policy.constraints import upper_quantile
 from ..policy.problem import Judgement, checked, judge, mean_cost, outcomes
 from ..scenario import Scenario
 from . import halting
-from .config import ConfigError, merge
+from .config import ConfigError, merge, parse_override, put
 from .halting import Halting, switched_off, weigh
 from .run import from_table
 from .venue import LANES, HardVenue, Held
@@ -38,22 +39,53 @@ class World(eqx.Module):
     change: dict[str, Any] = eqx.field(converter=dict)
 
 
+class Posterior(eqx.Module):
+    """Draws of numbers that depend on each other: lines of overrides, as `tailrisk calibrate` writes from a posterior."""
+
+    path: str = eqx.field(static=True, converter=str)
+    book: str = eqx.field(static=True, converter=str, default="book")  # where the mixture of leverages stands
+
+    def changes(self, draws: int) -> list[dict[str, Any]]:
+        """The tables that the first draws change.
+
+        **Raises:** `ConfigError` if the file cannot be read, holds fewer, or has words that are no overrides.
+        """
+        try:
+            lines = Path(self.path).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"tune.robustness.posterior.path: {self.path}: cannot be read ({error})") from None
+        if len(lines) < draws:
+            raise ConfigError(
+                f"tune.robustness.draws = {draws}: {self.path} holds {len(lines)}; lower it, or calibrate with posterior.keep"
+            )
+        out = []
+        for line in lines[:draws]:
+            out.append(table := {})
+            for word in line.split():
+                key, value = parse_override(word)
+                put(table, f"{self.book}{key.removeprefix('book')}" if key.startswith("book.") else key, value)
+        return out
+
+
 class Robustness(eqx.Module):
     """Numbers that were estimated, with their standard errors, and worlds in which another law holds."""
 
-    draws: int = count(0)  # of all estimated numbers together, from independent normal laws
+    draws: int = count(
+        0
+    )  # of all estimated numbers together: `deviations` from independent normal laws, on a draw of `posterior`
     paths: int = count(4_096, least=1_024)  # per draw and world, the same noise for all
     deviations: dict[str, Any] = eqx.field(
         converter=lambda given: {key: _deviation(value) for key, value in given.items()}, default_factory=dict
     )  # standard error of each number, by dotted key
+    posterior: Posterior | None = None
     worlds: tuple[World, ...] = eqx.field(converter=tuple, default=())
     likelihood: Real = real(2.0, unit="1", least=1.0)  # times as likely as drawn that any path may be; 1 skips it
 
     def check(self) -> Iterator[tuple[str, Any]]:
-        if self.draws and not self.deviations:
+        if self.draws and not self.deviations and self.posterior is None:
             yield (
                 "deviations",
-                f"draws = {self.draws}, but no number has a standard error; give deviations or draws = 0",
+                f"draws = {self.draws}, but no number has a standard error; give deviations, a posterior or draws = 0",
             )
 
 
@@ -98,7 +130,7 @@ def examine(
         there = dataclasses.replace(problem, hard=HardVenue(Held(world)))
         return judge(checked(there), policy.parameters, stream)
 
-    drawn = [seen(world).value / limits for world in _draws(scenario, panel, wanted.seed)]
+    drawn = [seen(world).value / limits for world in _draws(table, scenario, panel, wanted.seed)]
     report(f"robustness: {panel.draws} draws of {panel.paths:,} paths, {time.monotonic() - began:.0f} s")
     worlds = []
     others = ((world.name, world_of(table, world)) for world in panel.worlds)
@@ -151,24 +183,43 @@ def world_of(table: dict[str, Any], world: World) -> Scenario:
         raise ConfigError(f"tune.robustness.worlds: {world.name}: {error}") from None
 
 
-def _draws(scenario: Scenario, panel: Robustness, seed: int) -> Iterator[Scenario]:
+def _draws(table: dict[str, Any], scenario: Scenario, panel: Robustness, seed: int) -> Iterator[Scenario]:
     """The scenario with estimated numbers drawn around their values; draws out of bounds are drawn again."""
     rng = np.random.default_rng([int(word) for word in np.asarray(stream_key(seed, f"{ROOT}/draws"))])
-    center = {key: current(scenario, key) for key in panel.deviations}
-    for number in range(panel.draws):
+    for number, there in enumerate(posterior_worlds(table, panel) or [scenario] * panel.draws):
+        center = {key: current(there, key) for key in panel.deviations}
         for _ in range(_TRIES):
             drawn = {
                 key: value + np.asarray(panel.deviations[key]) * rng.standard_normal(value.shape)
                 for key, value in center.items()
             }
-            there = with_parameters(scenario, drawn)
-            if not any(problems(there)):
-                yield there
+            world = with_parameters(there, drawn)
+            if not any(problems(world)):
+                yield world
                 break
         else:
             raise ConfigError(
                 f"tune.robustness.deviations: draw {number} left the bounds of the scenario {_TRIES} times; make them smaller"
             )
+
+
+def posterior_worlds(table: dict[str, Any], panel: Robustness) -> list[Scenario]:
+    """The scenario of every draw of the posterior, none without one.
+
+    **Raises:** `ConfigError` naming the row whose numbers do not make one.
+    """
+    if panel.posterior is None:
+        return []
+    worlds, path = [], panel.posterior.path
+    for number, change in enumerate(panel.posterior.changes(panel.draws), start=1):
+        try:
+            worlds.append(from_table(merge(table, change)).scenario)
+        except ConfigError as error:
+            raise ConfigError(
+                f"tune.robustness.posterior.path: {path} row {number}: {error}; `book` says where the mixture of "
+                f'leverages stands, now "{panel.posterior.book}"'
+            ) from None
+    return worlds
 
 
 def as_json(panel: Panel, limits: Mapping[str, float]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..scenario import Scenario, VenueSystem
 from ..tails import binned, measures, summed
 from ..tails.moments import Moments, merge_moments, scaled
 from . import parts
-from .tally import COLUMNS, COUNTED, Tally, section_sizes
+from .tally import COLUMNS, COUNTED, LEDGER_TOLERANCE, Tally, section_sizes, to_arrays
 
 
 def summarize(
@@ -64,7 +64,7 @@ def summarize(
             "paths_ledger_open": counts["ledger_open"],
         },
         "ledger_residual": float(np.max([one.residual for one in tallies])),
-        "ledger_tolerance": parts.LEDGER_TOLERANCE[run.precision],
+        "ledger_tolerance": LEDGER_TOLERANCE[run.precision],
         "gross_notional": gross,
         "accounts": int(np.asarray(getattr(scenario.book, "accounts", 0))),
         "paths": paths,
@@ -134,13 +134,19 @@ def _tail(
 
 
 def curves(tallies: list[Tally], run: Any) -> dict[str, np.ndarray]:
-    """Values and counts of the losses of all paths, largest first, for figures of a run that does not keep every path."""
+    """What a run that does not keep every path leaves beside rows: losses in bins for figures, its summary to be merged."""
     if parts.kept(run) == run.paths:
         return {}
+    found = {f"tally/{name}": value for name, value in to_arrays(tallies[0]).items()} if len(tallies) == 1 else {}
+    return found | rungs(tallies)
+
+
+def rungs(tallies: list[Tally]) -> dict[str, np.ndarray]:
+    """Values and counts of the losses of all paths, largest first."""
     out = {"paths": np.asarray(sum(one.paths for one in tallies))}
     for name in COUNTED:
-        rungs = binned.ladder(functools.reduce(binned.merge, [one.bins[name] for one in tallies]))
-        out |= {f"bins/{name}/value": rungs.mean, f"bins/{name}/count": rungs.count}
+        steps = binned.ladder(functools.reduce(binned.merge, [one.bins[name] for one in tallies]))
+        out |= {f"bins/{name}/value": steps.mean, f"bins/{name}/count": steps.count}
     return out
 
 

@@ -21,6 +21,7 @@ MEANS = (
 COLUMNS = (*MEANS, "falls_added", "falls_apart")  # of market_fall and news_fall, for the error of their ratio
 COUNTED = ("bad_debt", "forced_notional", "peak_notional")
 WORST = 256
+LEDGER_TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 
 
 class Tally(NamedTuple):

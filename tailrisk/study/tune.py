@@ -48,7 +48,7 @@ from .config import ConfigError, apply_override, read_toml, structure
 from .derivatives import Audit, derivatives, estimators
 from .front import ROOM, Front, Target, Z, certification, trace
 from .replay import Replay, Replayed, event_of, relive
-from .robustness import Panel, Robustness, examine, world_of
+from .robustness import Panel, Robustness, examine, posterior_worlds, world_of
 from .run import Study, from_table, prepare
 from .stages import Stages
 from .surface import Cell, Surface, cell_of, scan
@@ -179,6 +179,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], S
         current(study.scenario, key)
     for world in wanted.robustness.worlds:
         world_of(table, world)
+    posterior_worlds(table, wanted.robustness)
     for row, column in itertools.product(wanted.surface.row_values, wanted.surface.column_values):
         cell_of(table, wanted.surface, row, column)
     for choice in combinations(wanted.choices):

@@ -42,7 +42,7 @@ def order(table: AbstractTable) -> Iterator[Finding]:
 
 
 def gaps(table: AbstractTable) -> Iterator[Finding]:
-    """Times between which rows are missing, for tables with one row per interval."""
+    """Times between which rows are missing, for tables with one row per interval; and bars off their grid."""
     if not isinstance(table, _GRID) or len(table) < 3:
         return
     steps = np.diff(table.time)
@@ -63,6 +63,12 @@ def gaps(table: AbstractTable) -> Iterator[Finding]:
         if spring:
             text = f"an hour is missing at {iso(table.time[spring[0]])}, when clocks go forward; write UTC"
             yield from found("time zone", table, np.array(spring) + 1, text, False)
+    if isinstance(table, Bars):
+        off = np.flatnonzero((steps > 0) & (steps % usual != 0))
+        if off.size:
+            step = f"{_length(steps[off[0]])} after the bar before, no multiple of {_length(usual)}"
+            text = f"{step}; returns to such bars span other times"
+            yield from found("off the grid", table, off + 1, text, False)
 
 
 def clock(table: AbstractTable) -> Iterator[Finding]:
