@@ -294,7 +294,9 @@ def checks(found):
     yield exact("targeting over threshold, no shock", 3.0, none[1] / max(none[0], 1e-9), 0.0, AGAIN, side=-1)
     row = found["P(cascade)", "leverage 15"]
     for degree, hit, share in zip(row.x, np.rint(row.y * row.paths), row.y, strict=True):
-        law = CASCADES[int(degree)]
+        law = CASCADES.get(int(degree))
+        if law is None:  # the reference looked at five degrees
+            continue
         name, n = f"leverage 15, degree {degree:g}", row.paths[0]
         if law == 0.0:
             yield exact(

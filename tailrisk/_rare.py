@@ -9,18 +9,20 @@ tangent, and a tangent must reach only what depends on the parameter (see `_hard
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from ._hard import symbolic_jvp
 
-_SHARE = 16  # a batch is this part of the lanes: few places of the last batch are empty
-_LEAST = 32
+_CACHED = 2**17  # bytes of state in a batch, so that what an update makes of them stays in a core's cache
+_SHARE = 16  # at most this part of the lanes: few places of the last batch are empty
+_LEAST = 8
 _ROW = 64  # lanes summed by one row of a matrix product
+_WORD = 32  # flags in a word
 
 
 def rare(
@@ -52,14 +54,13 @@ def rare(
         )
         axes = jax.tree.map(lambda is_mapped: 0 if is_mapped else None, constants_mapped)
         everyone = jax.vmap(update, in_axes=(axes, 0))
-        size = min(lanes, max(_LEAST, lanes // _SHARE))
-        rank = running_count(needed)
-        count = rank[-1]
+        size = _batch_size(lanes, state)
+        flags = Flags.of(needed)
 
         def batch(carry: Any) -> Any:
             done, state = carry
             # What fills up the last batch points past the end and is dropped.
-            lane = first_at_least(rank, done + 1 + jnp.arange(size, dtype=jnp.int32))
+            lane = flags.lanes_from(done, size)
 
             def take(leaf: Any) -> Any:
                 return jnp.take(leaf, lane, axis=0, mode="clip")
@@ -69,13 +70,62 @@ def rare(
             state = jax.tree.map(lambda old, part: old.at[lane].set(part, mode="drop"), state, new)
             return done + size, state
 
-        out = jax.lax.while_loop(lambda carry: carry[0] < count, batch, (jnp.zeros((), jnp.int32), state))[1]
+        out = jax.lax.while_loop(lambda carry: carry[0] < flags.count, batch, (jnp.zeros((), jnp.int32), state))[1]
         return out, jax.tree.map(lambda _: True, state)
 
     return call(needed, constants, state)
 
 
-def running_count(counts: Bool[Array, " lanes"] | Int[Array, " lanes"]) -> Int[Array, " lanes"]:
+def _batch_size(lanes: int, state: PyTree) -> int:
+    """Lanes that are updated at a time; no result depends on it."""
+    most = max(1, lanes // _SHARE)
+    if jax.default_backend() == "cpu":
+        lane = sum(leaf.dtype.itemsize * leaf.size // lanes for leaf in jax.tree.leaves(state))
+        most = min(most, max(_LEAST, 1 << (_CACHED // max(lane, 1)).bit_length() >> 1))
+    return min(lanes, max(_LEAST, most))
+
+
+class Flags(NamedTuple):
+    """Which lanes are flagged, a bit each: bit b of word w is lane b words + w, so that packing is elementwise work.
+
+    Flagged lanes are numbered by word and bit. Finding one by its number is a search over the words, then arithmetic.
+    """
+
+    word: UInt32[Array, " words"]
+    until: Int[Array, " words"]  # flags up to and with each word
+    lanes: int
+
+    @classmethod
+    def of(cls, flags: Bool[Array, " lanes"]) -> "Flags":
+        (lanes,) = flags.shape
+        words = -(-lanes // _WORD)
+        bits = jnp.pad(flags, (0, words * _WORD - lanes)).reshape(_WORD, words).astype(jnp.uint32)
+        word = bits[0]
+        for place in range(1, _WORD):
+            word = word | (bits[place] << np.uint32(place))
+        return cls(word, running_count(jax.lax.population_count(word).astype(jnp.int32)), lanes)
+
+    @property
+    def count(self) -> Int[Array, ""]:
+        """All flagged lanes."""
+        return self.until[-1]
+
+    def lanes_from(self, first: Int[Array, ""], size: int) -> Int[Array, " size"]:
+        """The flagged lanes number `first` (from 0) to `first + size - 1`; the number of lanes where there are no more."""
+        wanted = first + 1 + jnp.arange(size, dtype=jnp.int32)
+        place = first_at_least(self.until, wanted)
+        there = jnp.minimum(place, self.until.size - 1)
+        word, bit = self.word[there], jnp.zeros_like(wanted)
+        left = wanted - self.until[there] + jax.lax.population_count(word).astype(jnp.int32)
+        for width in (16, 8, 4, 2, 1):
+            mask = np.uint32((1 << width) - 1)
+            low = jax.lax.population_count((word >> bit.astype(jnp.uint32)) & mask).astype(jnp.int32)
+            above = left > low
+            left, bit = jnp.where(above, left - low, left), jnp.where(above, bit + width, bit)
+        return jnp.where(wanted <= self.count, bit * self.word.size + there, self.lanes)
+
+
+def running_count(counts: Int[Array, " lanes"]) -> Int[Array, " lanes"]:
     """Sums of counts up to each lane by matrix products: exact below 2^24 and far faster than a scan."""
     (lanes,) = counts.shape
     rows = -(-lanes // _ROW)

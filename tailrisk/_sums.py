@@ -1,7 +1,10 @@
 """Sums whose order is written down: over a short axis, and over many terms."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 RADIX = 8
 
@@ -32,15 +35,24 @@ def total(terms: Float[Array, "*rest groups"]) -> Float[Array, "*rest"]:
     last bit of a path would depend on its neighbors. Slices add elementwise, which leaves nothing to choose, is
     vectorized, and has the rounding error of a pairwise sum.
     """
+    return _tree(terms, jnp.add)
+
+
+def any_of(flags: Bool[Array, "*rest groups"]) -> Bool[Array, "*rest"]:
+    """Whether any flag of the last axis is set, as a tree like `total`: XLA on CPUs walks through a plain `any` bit by bit."""
+    return _tree(flags, jnp.logical_or)
+
+
+def _tree(terms: Any, join: Callable[[Any, Any], Any]) -> Any:
     while (groups := terms.shape[-1]) > 1:
         parts = min(RADIX, groups)
         size = -(-groups // parts)
         if parts * size > groups:
             terms = jnp.pad(terms, [(0, 0)] * (terms.ndim - 1) + [(0, parts * size - groups)])
-        added = terms[..., :size]
+        joined = terms[..., :size]
         for part in range(1, parts):
-            added = added + terms[..., part * size : (part + 1) * size]
-        terms = added
+            joined = join(joined, terms[..., part * size : (part + 1) * size])
+        terms = joined
     return terms[..., 0]
 
 

@@ -286,10 +286,9 @@ class Cascade(eqx.Module):
             return positions.breached(books.positions, order, mark, venue.level)
 
         # Without a breaker no order waits, and a sale moves the price the market sees away from the other side.
-        alone = venue.limits is None and isinstance(self.oracle, Spot)
+        alone = venue.limits is None and isinstance(self.oracle, Spot) and books.late is None
         standing = positions.standing(books.positions, venue.mark if alone else None)
         order, settled = self.clearing.resolve(standing, round_)
-        order = positions.whole(books.positions, order)
         forced, executed = positions.volume(books.positions, order, venue.limits)
         volume = forced + unwound
         pushed = self.impact.push(impact, volume)
@@ -303,9 +302,7 @@ class Cascade(eqx.Module):
         waterfall = self._take_over(waterfall, closing, unwound, p0 * jnp.exp(fill), p0 * jnp.exp(after))
         profit, wealth = positions.profit(held, after), positions.equity(held, after)
         waterfall, payment = self.waterfall.settle(waterfall, closing, profit, p0 * jnp.exp(after), wealth)
-        open_units = positions.holdings(held)
-        held = positions.deleverage(held, payment.adl, payment.adl_contracts, after)
-        closed = open_units - positions.holdings(held)  # contracts of winners closed against the counterparty
+        held, closed = self._deleverage(held, payment, after)
         paid_for = short_total(p0 * (volume * jnp.expm1(fill) + closed * jnp.expm1(after)))
         entry = Ledger(
             maker_units=volume + closed,
@@ -349,6 +346,17 @@ class Cascade(eqx.Module):
         _, closing = positions.settle(books.positions, *among, fill, venue.shock.crash, venue.dt)
         closed = jnp.zeros(fill.shape, bool) if venue.limits is None else ~venue.limits.open
         return Late(positions.held_back(held, closed, late.orders), late.deficit + closing.deficit)
+
+    def _deleverage(self, held: Any, payment: Payment, after: Float[Array, " assets"]) -> tuple[Any, Any]:
+        """Takes the payments of winners; also their contracts that are closed against the counterparty, in net units."""
+
+        def take(given: Any, old: Any) -> Any:
+            positions, adl, contracts, after = given
+            held = positions.deleverage(old[0], adl, contracts, after)
+            return held, positions.holdings(old[0]) - positions.holdings(held)
+
+        given = self.positions, payment.adl, payment.adl_contracts, after
+        return rare(jnp.any(payment.adl > 0.0), take, given, (held, jnp.zeros_like(after)))
 
     def _unwind(self, books: Books, venue: _Venue) -> tuple[Float[Array, " assets"], Any]:
         """What the backstop sells of its inventory in this step, as far as its share of depth and the breaker allow."""

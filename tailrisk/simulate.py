@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, PyTree
 from . import _streams
 from ._streams import Draws, Noise
 
-CACHED = 4_096  # paths at a time on a CPU: the state of more does not stay in a core's cache
+CACHED = 2**22  # bytes of the states of a batch on a CPU: more do not stay in a core's caches
+MOST_CACHED = 16_384  # paths: more gain nothing
 
 LANES = 64  # compiled batches are whole multiples of this, so that the last chunk runs the same program
 
@@ -164,6 +165,17 @@ def starts(system: AbstractSystem, lanes: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *jnp.shape(leaf))), system.init())
 
 
+def state_bytes(system: AbstractSystem) -> int:
+    """Memory of the state of one path."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
+
+
+def cached_paths(system: AbstractSystem) -> int:
+    """Most paths that run at a time on a core of a CPU, a power of two: as its caches hold, `LANES` at least."""
+    fits = min(CACHED // max(state_bytes(system), 1), MOST_CACHED)
+    return max(LANES, 1 << max(fits, 1).bit_length() - 1)
+
+
 _chunk = entry_point(batch)
 
 
@@ -202,13 +214,17 @@ def spread(work: Callable[[Job], Output], jobs: Iterable[Job]) -> Iterator[Outpu
         with jax.default_device(device):
             return work(job)
 
-    devices = jax.local_devices()
-    workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    pool = ThreadPoolExecutor(max(workers, len(devices)))
+    devices, pool = jax.local_devices(), ThreadPoolExecutor(_workers())
     try:
         yield from pool.map(on, itertools.cycle(devices), jobs)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _workers() -> int:
+    """Batches that run at the same time."""
+    cores = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    return max(cores, len(jax.local_devices()))
 
 
 def simulate(
@@ -224,12 +240,13 @@ def simulate(
     """Outcomes of the paths `first` to `first + paths - 1`, each an array over paths.
 
     `keys` are those of another source of noise than `seed`. `chunk` bounds memory and changes no number; `progress`
-    sees the outcomes of every chunk in order. On a CPU a chunk is at most `CACHED` paths. Chunks run on all local devices
-    (`spread`).
+    sees the outcomes of every chunk in order. On a CPU a chunk is at most `cached_paths` and a core's share. Chunks run on
+    all local devices (`spread`).
     """
     if paths < 1 or chunk < 1:
         raise ValueError(f"paths = {paths}, chunk = {chunk}: expected at least 1")
-    chunk = min(chunk, CACHED) if jax.default_backend() == "cpu" else chunk
+    if jax.default_backend() == "cpu":
+        chunk = min(chunk, cached_paths(system), -(-paths // _workers()))
     lanes = LANES * -(-min(chunk, paths) // LANES)
     last = first + paths
     blocks = [np.arange(start, min(start + chunk, last), dtype=np.int64) for start in range(first, last, chunk)]

@@ -12,7 +12,7 @@ from conftest import ROOT
 from test_cli import CONFIG
 
 from tailrisk import _streams
-from tailrisk.simulate import CACHED, batch, entry_point
+from tailrisk.simulate import MOST_CACHED, batch, entry_point
 from tailrisk.study import memory
 from tailrisk.study.config import ConfigError
 from tailrisk.study.run import Run, load, prepare
@@ -26,7 +26,7 @@ def system():
 @pytest.mark.parametrize(
     ("platform", "room", "asked", "chunk"),
     [
-        ("cpu", 1e9, {}, CACHED),  # the cache of a core holds no more
+        ("cpu", 1e9, {}, MOST_CACHED),  # a core gains nothing by more
         ("gpu", 1e9, {}, 2**16),  # a part
         ("gpu", 1e9, {"part": 2**12}, 2**12),
         ("gpu", 3000.5, {}, 1024),  # half of it, in whole powers of two

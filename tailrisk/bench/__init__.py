@@ -110,7 +110,7 @@ def prepare(name: str, groups: int = 0) -> Race:
         from . import normals
 
         return Race(normals.contestants(), 65_536, normals.STEPS, "normals")
-    from ..simulate import simulate
+    from ..simulate import cached_paths, simulate
     from . import models, numba_rivals, numpy_rivals
 
     ladder = name == "ladder"
@@ -125,7 +125,7 @@ def prepare(name: str, groups: int = 0) -> Race:
         from . import torch_rivals
 
         rivals["torch"] = (torch_rivals.Ladder if ladder else torch_rivals.Accounts)(market, book)
-    chunk = 4096 if ladder else 256
+    chunk = cached_paths(system)
 
     def ours(paths: int, seed: int) -> dict[str, np.ndarray]:
         found = simulate(system, paths=paths, seed=seed, chunk=chunk)
@@ -133,5 +133,5 @@ def prepare(name: str, groups: int = 0) -> Race:
 
     contestants = {"tailrisk": ours} | rivals
     if ladder:
-        return Race(contestants, 16_384, scenario.steps, "path-steps", system, chunk)
-    return Race(contestants, 1_024, scenario.steps * groups, "account-steps", system, chunk)
+        return Race(contestants, 65_536, scenario.steps, "path-steps", system, chunk)
+    return Race(contestants, 4_096, scenario.steps * groups, "account-steps", system, chunk)

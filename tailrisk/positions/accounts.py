@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._fields import AnyArray, InputError, Real, to_real
 from .._hard import crosses, decisive
-from .._sums import RADIX, short_sum, total
+from .._sums import RADIX, any_of, short_sum, total
 from ..liquidation import BREACH, AbstractLiquidation
 from ..margin.base import AbstractMargin
 from ..margin.calls import Call
@@ -168,11 +168,6 @@ class MarginGroups(AbstractPositions):
             call=zero if called else None,
         )
 
-    def whole(self, state: GroupsState, order: GroupsOrder) -> GroupsOrder:
-        """Nothing is ever left out."""
-        del state
-        return order
-
     def _sum(self, terms: Float[Array, "*rest groups"]) -> Float[Array, "*rest"]:
         """Sum over groups, each as often as its weight says."""
         return total(self.weight.reshape((1,) * (terms.ndim - 1) + (-1,)) * terms)
@@ -195,7 +190,7 @@ class MarginGroups(AbstractPositions):
             return jnp.asarray(True)
         required, _ = self._required(state, log_mark, level, self.margin.maintenance)
         breach = crosses(self._equities(state, log_mark), required, BREACH)
-        return jnp.any(breach | self._any_leg(state.queue))
+        return any_of(breach | self._any_leg(state.queue))
 
     def breached(self, state: GroupsState, order: GroupsOrder, log_mark: Any, level: Any) -> GroupsOrder:
         """Groups with E < level MM at the mark, by the liquidation rule; shares only grow."""

@@ -153,10 +153,6 @@ class SortedThresholds(AbstractPositions):
         reached = [self.search.count_above(side, mark, BREACH) for side, mark in zip(order.side, marks, strict=True)]
         return order._replace(place=jnp.maximum(order.place, jnp.stack(reached)))
 
-    def whole(self, state: LadderState, order: Orders) -> Orders:
-        """The orders of both sides, whichever was looked at."""
-        return Orders(jnp.arange(2, dtype=jnp.int32), _into(state.ordered, order.side, order.place))
-
     def volume(self, state: LadderState, order: Orders, limits: Limits | None) -> tuple[Float[Array, " 1"], Orders]:
         """Net selling of the groups from `sold` to the order, whole groups, as far as the limits let them."""
         sold = _of(order.side, state.sold)
@@ -195,7 +191,7 @@ class SortedThresholds(AbstractPositions):
     ) -> tuple[LadderState, Closing]:
         """Closes the groups from `sold` to `executed` at one fill price; the fee comes out of what equity is left."""
         del crash, dt
-        side, sold = order.side, state.sold
+        side, sold = order.side, _of(order.side, state.sold)
         sign = _sign(side, log_fill)
         sums = self.sums.between(sold, executed.place, side)
         first, price, move = (
@@ -218,7 +214,11 @@ class SortedThresholds(AbstractPositions):
             opened=short_total(sums[:, 0] * self.price),
             bankrupt=short_total(sign * bankrupt)[None],
         )
-        return state._replace(sold=executed.place, ordered=jnp.maximum(order.place, executed.place)), closing
+        ordered = jnp.maximum(order.place, executed.place)
+        state = state._replace(
+            sold=_into(state.sold, side, executed.place), ordered=_into(state.ordered, side, ordered)
+        )
+        return state, closing
 
     def held_back(self, state: LadderState, closed: Bool[Array, " 1"], orders: Orders) -> Orders:
         """The place on each side up to which an order has stood in a closed market."""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..scenario import VenueSystem
-from ..simulate import CACHED, LANES
+from ..simulate import LANES, cached_paths, state_bytes
 from .config import ConfigError
 
 STATES = 6  # of a path in a batch: XLA asks for 1.2 (ladder) to 4.7 (accounts) of them beside noise and outcomes
@@ -31,9 +31,8 @@ def device_bytes() -> float:
 
 def path_bytes(system: VenueSystem) -> int:
     """Memory that one path of a batch may take: six states, its noise twice, its outcomes."""
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
     numbers = 2 * (system.draws.normals + system.draws.uniforms) + OUTCOMES
-    return STATES * state + numbers * np.dtype(system.dtype).itemsize
+    return STATES * state_bytes(system) + numbers * np.dtype(system.dtype).itemsize
 
 
 def batches_at_a_time() -> int:
@@ -45,13 +44,13 @@ def chunk_of(run: Any, system: VenueSystem) -> int:
     """Paths of one compiled batch: `run.chunk`, or the largest power of two that the budget allows, 64 at least.
 
     The budget is `run.memory`, else half of the device's memory, over the batches that run at a time. More than a part never
-    runs at a time, nor more than 4,096 paths on a core, whose cache holds no more. No result depends on it.
+    runs at a time, nor more than a core's caches hold (`simulate.cached_paths`). No result depends on it.
 
     **Raises:** `ConfigError` if so many paths do not fit.
     """
     each, at_a_time = path_bytes(system), batches_at_a_time()
     share = float(run.memory) * 1e9 or 0.5 * device_bytes()
-    most = min(run.part, CACHED if jax.default_backend() == "cpu" else run.part)
+    most = min(run.part, cached_paths(system) if jax.default_backend() == "cpu" else run.part)
     fits = int(min(share / at_a_time / each, most))
     chunk = run.chunk or max(LANES, 1 << max(fits, 1).bit_length() - 1)
     needed = each * at_a_time * min(chunk, most, run.paths + LANES)
