@@ -14,6 +14,8 @@ from scipy import stats
 from tailrisk import calibrate
 from tailrisk._fields import InputError
 from tailrisk.book import AbstractBook
+from tailrisk.calibrate.heston import fit_heston
+from tailrisk.calibrate.likelihood import between
 from tailrisk.data.series import PriceFile
 from tailrisk.leaves import current
 from tailrisk.market import AbstractMarket
@@ -93,6 +95,36 @@ def test_a_truth_is_found_again(name):
         assert estimate.low < estimate.value < estimate.high
     ratio = np.sqrt(np.diag(found.robust) / np.diag(found.covariance))
     assert np.all((ratio > 0.5) & (ratio < 2.0))  # the law is right here, so both are; 40 blocks give each 11 %
+
+
+@pytest.mark.parametrize("limits", [(-np.inf, np.inf), (0.0, np.inf), (2.0, np.inf), (0.0, 1.0), (-1.0, 1.0)])
+def test_intervals_stay_between_their_limits(limits):
+    """Ends are value ± reach where the limits are far, and never beyond them; an infinite limit is one that is far away."""
+    low, high = limits
+    value = 0.5 * (max(low, -3.0) + min(high, 3.0))
+    near = between(value, 1e-6, limits)
+    np.testing.assert_allclose(near, (value - 1e-6, value + 1e-6), rtol=0.0, atol=1e-11)
+    wide = between(value, 4.0, limits)
+    assert low < wide[0] < value < wide[1] < high
+    far = between(value, 0.1, tuple(np.clip(limits, -1e7, 1e7)))
+    np.testing.assert_allclose(between(value, 0.1, limits), far, rtol=1e-6)
+
+
+def test_errors_of_few_months_have_wider_quantiles():
+    """40 parts of a short history give intervals of 2.02 errors, on the scale of a rate's logarithm."""
+    found, data, _ = fitted("Merton")
+    assert data.months == 40
+    drift, rate = found.estimates["drift"], found.estimates["rate"]
+    t = stats.t.isf(0.025, 39)
+    assert (drift.high - drift.value) / drift.std_error == pytest.approx(t)
+    assert rate.high == pytest.approx(rate.value * np.exp(t * rate.std_error / rate.value))
+    assert rate.value / rate.low == pytest.approx(rate.high / rate.value)
+
+
+def test_too_short_a_history_for_moments_is_refused():
+    """Moments look 72 intervals back in each of 20 parts."""
+    with pytest.raises(InputError, match=r"1000 returns, expected at least 5760"):
+        fit_heston(calibrate.of_moves(np.zeros(1_000), HOUR))
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -338,7 +370,7 @@ SMALL = {
     "btc_margins": (),
     "btc_margins_hourly": ("margins.histories=1000",),
     "sp500_margins": ("margins.histories=2000",),
-    "btc_market": ('market.laws=["Merton","HawkesFilter"]', "market.series.start=2025-06-20T00:00:00", "market.rounds=1",
+    "btc_market": ('market.laws=["Merton","HawkesFilter"]', "market.series.start=2025-06-20T00:00:00", "market.indirect=true",
                    "market.months=20", "market.resamples=20"),
 }  # fmt: skip
 

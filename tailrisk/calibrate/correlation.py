@@ -8,7 +8,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from ..market import RegimeSwitching
-from .likelihood import AbstractLaw
+from .likelihood import SIGNED, AbstractLaw
 from .regimes import forward
 from .returns import Returns
 
@@ -32,6 +32,11 @@ class PairRegimes(AbstractLaw):
         "correlation_rise": "1",
         "enter": "1/year",
         "leave": "1/year",
+    }
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "correlation": SIGNED,
+        "crash_correlation": SIGNED,
+        "correlation_rise": (-2.0, 2.0),
     }
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:

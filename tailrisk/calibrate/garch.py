@@ -10,7 +10,7 @@ from jax.scipy.special import betainc, gammaln
 from jaxtyping import Array, Float
 
 from ..market import AbstractMarket
-from .likelihood import AbstractLaw
+from .likelihood import FREE, SHARE, AbstractLaw
 from .returns import Returns
 
 
@@ -21,6 +21,9 @@ class GarchT(AbstractLaw):
     falls by e, every/(-log(a + b)). A gap passes with the expected variance. There is no such law of steps of any length,
     so no market: it is a yardstick of the others, and a margin model.
 
+    **Bias:** where a history holds few memories, the interval of the long-run volatility holds too rarely: in 86 % of 200
+    histories of 8,000 hours with a + b = 0.99, which is 80 memories (94 % with a + b = 0.95).
+
     **Source:** Bollerslev (1987), "A conditionally heteroskedastic time series model for speculative prices".
     """
 
@@ -30,6 +33,12 @@ class GarchT(AbstractLaw):
         "persistence": "1",
         "degrees": "1",
         "mean": "1",
+    }
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "reaction": SHARE,
+        "persistence": SHARE,
+        "degrees": (2.0, np.inf),
+        "mean": FREE,
     }
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from .._fields import InputError, Real, count, real
 from ..market import JumpDiffusion, KouJumps
-from .likelihood import AbstractLaw
+from .likelihood import FREE, SHARE, AbstractLaw
 from .merton import UNITS, start_of
 from .returns import Returns
 
@@ -38,6 +38,7 @@ class Kou(AbstractLaw):
         "down_mean": "1",
         "drift": UNITS["drift"],
     }
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"up": SHARE, "drift": FREE}
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:
         volatility, rate, deviation = start_of(data)

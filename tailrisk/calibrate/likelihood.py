@@ -17,12 +17,15 @@ from ..tails.measures import Estimate
 from .returns import Returns
 
 _STEP = 1e-4  # of central differences of an exact gradient: error of order 1e-8
+FREE, SHARE, SIGNED = (-np.inf, np.inf), (0.0, 1.0), (-1.0, 1.0)  # between which limits a number is
 
 
 class AbstractLaw(eqx.Module):
     """A law of returns over even intervals, with parameters p on scales on which nothing bounds them."""
 
     units: eqx.AbstractClassVar[dict[str, str]]  # of every named value
+    note: ClassVar[str] = ""  # what its intervals do not say
+    limits: eqx.AbstractClassVar[dict[str, tuple[float, float]]]  # of named values that are not just positive
     assets: ClassVar[int] = 1
 
     @abc.abstractmethod
@@ -48,7 +51,8 @@ class Fit(NamedTuple):
     """A fitted law: unbounded point, log likelihood of all returns, covariances, named values with 95 % intervals.
 
     `robust` is the sandwich with scores summed over months, which allows for misspecification and dependence within a
-    month; `covariance` the inverse Hessian, right if the law is. Intervals of `estimates` are robust.
+    month; `covariance` the inverse Hessian, right if the law is. Intervals of `estimates` are robust, with quantiles of
+    Student's law for the few months that the error itself is estimated from, and `between` the limits of a number.
     """
 
     law: AbstractLaw
@@ -71,11 +75,25 @@ class Fit(NamedTuple):
         return self.law.market(self.values)
 
 
-def _loss(law: AbstractLaw) -> Callable[..., Any]:
-    def loss(p: Any, moves: Any, seen: Any, every: Any) -> Any:
-        return -jnp.sum(law.densities(p, moves, seen, every)[0]) / seen.size
+@eqx.filter_jit
+def _loss(law: AbstractLaw, p: Any, moves: Any, seen: Any, every: Any) -> tuple[Any, Any]:
+    """Mean loss and its gradient; the law is an argument, so histories of one length share a program."""
+    return jax.value_and_grad(lambda p: -jnp.sum(law.densities(p, moves, seen, every)[0]) / seen.size)(p)
 
-    return jax.jit(jax.value_and_grad(loss))
+
+@eqx.filter_jit
+def _densities(law: AbstractLaw, p: Any, moves: Any, seen: Any, every: Any) -> tuple[Any, Any]:
+    return law.densities(p, moves, seen, every)
+
+
+@eqx.filter_jit
+def _parts(law: AbstractLaw, p: Any, moves: Any, seen: Any, every: Any, months: Any, count: int) -> Any:
+    """Derivative of the log likelihood of each month."""
+
+    def parts(p: Any) -> Any:
+        return jax.ops.segment_sum(law.densities(p, moves, seen, every)[0], months, num_segments=count)
+
+    return jax.jacfwd(parts)(p)
 
 
 def climb(law: AbstractLaw, data: Returns, start: Any = None) -> tuple[np.ndarray, float, Callable[..., Any]]:
@@ -83,11 +101,10 @@ def climb(law: AbstractLaw, data: Returns, start: Any = None) -> tuple[np.ndarra
 
     **Raises:** `InputError` if the search ends where the likelihood is not finite.
     """
-    compiled = _loss(law)
     moves, seen, every = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
 
     def loss(p: Any) -> tuple[float, np.ndarray]:
-        value, slope = compiled(jnp.asarray(p), moves, seen, every)
+        value, slope = _loss(law, jnp.asarray(p), moves, seen, every)
         return float(value), np.asarray(slope)
 
     first = law.start(data) if start is None else np.asarray(start)
@@ -103,7 +120,8 @@ def climb(law: AbstractLaw, data: Returns, start: Any = None) -> tuple[np.ndarra
 def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 0.95) -> Fit:
     """Fits a law by maximum likelihood.
 
-    **Source:** Huber (1967); White (1982), for the sandwich; values by the delta method.
+    **Source:** Huber (1967); White (1982), for the sandwich; Cameron and Miller (2015), "A practitioner's guide to
+    cluster-robust inference", for its factor and quantiles with few months; values by the delta method.
     """
     point, level, loss = climb(law, data, start)
     count, n = point.size, data.seen.size
@@ -117,7 +135,8 @@ def fit(law: AbstractLaw, data: Returns, start: Any = None, confidence: float = 
         )
     bread = np.linalg.inv(hessian)
     scores = _scores(law, point, data)
-    return _described(law, data, point, level, bread @ (scores.T @ scores) @ bread, bread, confidence)
+    meat = scores.T @ scores * (data.months / (data.months - 1.0))
+    return _described(law, data, point, level, bread @ meat @ bread, bread, confidence)
 
 
 def _described(
@@ -125,32 +144,51 @@ def _described(
 ) -> Fit:
     """Named values with intervals by the delta method, densities and ranks of a point."""
     args = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
-    density, rank = jax.jit(lambda *given: law.densities(*given))(jnp.asarray(point), *args)
+    density, rank = _densities(law, jnp.asarray(point), *args)
     slopes = {name: np.asarray(row) for name, row in jax.jacfwd(law.values)(jnp.asarray(point)).items()}
-    z = float(stats.norm.isf(0.5 - 0.5 * confidence))
+    z = float(stats.t.isf(0.5 - 0.5 * confidence, data.months - 1))
     estimates = {}
     for name, value in law.values(jnp.asarray(point)).items():
         error, center = float(np.sqrt(slopes[name] @ robust @ slopes[name])), float(value)
-        estimates[name] = Estimate(center, error, center - z * error, center + z * error, law.units[name], "")
+        limits = law.limits.get(name, (0.0, np.inf))
+        estimates[name] = Estimate(center, error, *between(center, z * error, limits), law.units[name], law.note)
     level = float(jnp.sum(density)) if np.isnan(level) else level
     return Fit(law, np.asarray(point), level, robust, plain, estimates, np.asarray(density), np.asarray(rank))
 
 
-def at(found: Fit, data: Returns, point: Float[np.ndarray, " parameters"]) -> Fit:
-    """The same law at another point, with the covariances of the fit."""
-    return _described(found.law, data, point, np.nan, found.robust, found.covariance)
+def between(value: float, reach: float, limits: tuple[float, float]) -> tuple[float, float]:
+    """Ends of value ± reach on the scale log(v - low) - log(high - v), on which nothing bounds v; infinite limits drop out.
+
+    A rate far from well known thus has a long upper end and one below that stays positive.
+    """
+    low, high = limits
+    if np.isinf(low) and np.isinf(high):
+        return value - reach, value + reach
+    if np.isinf(high):
+        stretch = np.exp(reach / (value - low))
+        return float(low + (value - low) / stretch), float(low + (value - low) * stretch)
+    odds = (value - low) / (high - value)
+    stretch = np.exp(reach * (1.0 / (value - low) + 1.0 / (high - value)))
+    ends = (odds / stretch, odds * stretch)
+    return tuple(float(low + (high - low) * o / (1.0 + o)) for o in ends)  # pyright: ignore[reportReturnType]
+
+
+def at(
+    found: Fit,
+    data: Returns,
+    point: Float[np.ndarray, " parameters"],
+    covariance: Float[np.ndarray, "parameters parameters"],
+) -> Fit:
+    """The same law at another point with the covariance of that point; what the law notes of its own fits is not said."""
+    there = _described(found.law, data, point, np.nan, covariance, covariance)
+    return there._replace(estimates={name: e._replace(note="") for name, e in there.estimates.items()})
 
 
 def _scores(law: AbstractLaw, point: np.ndarray, data: Returns) -> Float[np.ndarray, "months parameters"]:
     """Scores summed over months."""
-    months = jnp.arange(data.seen.size) // data.block
-    count = int(months[-1]) + 1
-
-    def parts(p: Any, moves: Any, seen: Any, every: Any) -> Any:
-        return jax.ops.segment_sum(law.densities(p, moves, seen, every)[0], months, num_segments=count)
-
     args = jnp.asarray(data.moves), jnp.asarray(data.seen), jnp.asarray(data.every)
-    return np.asarray(jax.jit(jax.jacfwd(parts))(jnp.asarray(point), *args))
+    months = jnp.arange(data.seen.size) // data.block
+    return np.asarray(_parts(law, jnp.asarray(point), *args, months, data.months))
 
 
 class Contest(NamedTuple):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._fields import count
 from ..market import JumpDiffusion, MertonJumps
-from .likelihood import AbstractLaw
+from .likelihood import FREE, AbstractLaw
 from .mixtures import by_number, total
 from .returns import Returns
 
@@ -20,6 +20,7 @@ UNITS = {
     "deviation": "1",
     "drift": "1/year",
 }
+LIMITS = {"mean": FREE, "drift": FREE}
 
 
 def start_of(data: Returns, jumpy: float = 0.2) -> tuple[float, float, float]:
@@ -37,6 +38,7 @@ class Merton(AbstractLaw):
 
     most: int = count(16, least=1, most=128)  # jumps in an interval that the likelihood sums over
     units: ClassVar[dict[str, str]] = UNITS
+    limits: ClassVar[dict[str, tuple[float, float]]] = LIMITS
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:
         volatility, rate, deviation = start_of(data)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._fields import count
 from ..market import MertonJumps, RegimeSwitching
 from .likelihood import AbstractLaw
-from .merton import UNITS
+from .merton import LIMITS, UNITS
 from .mixtures import by_number, total
 from .returns import Returns
 
@@ -28,6 +28,7 @@ class Regimes(AbstractLaw):
         "leave": "1/year",
         "calm_jumps": "1",
     }
+    limits: ClassVar[dict[str, tuple[float, float]]] = LIMITS
 
     def start(self, data: Returns) -> Float[np.ndarray, " parameters"]:
         spread = float(data.observed.std()) / np.sqrt(data.every)

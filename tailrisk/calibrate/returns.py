@@ -33,6 +33,11 @@ class Returns(NamedTuple):
         """Returns in a month, or in a fortieth of a history shorter than 40 months."""
         return max(1, min(round(MONTH / self.every), self.seen.size // 40))
 
+    @property
+    def months(self) -> int:
+        """How many of those there are, a part of one included."""
+        return -(-self.seen.size // self.block)
+
 
 def returns(series: AbstractSeries, asset: int = 0) -> Returns:
     """Log returns of one asset of a series.

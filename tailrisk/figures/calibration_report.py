@@ -28,6 +28,10 @@ def _market(market: Mapping[str, Any]) -> Iterator[str]:
         for key, e in law["estimates"].items()
     ]
     yield from compact(["law", "number", "value", "95 % interval", "unit"], rows)
+    for name, law in laws.items():
+        if note := next((e["note"] for e in law["estimates"].values() if "note" in e), ""):
+            yield f"{name}: numbers and intervals are {note}."
+            yield ""
     rows = []
     for name, law in laws.items():
         good = law["goodness"]

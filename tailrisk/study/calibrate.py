@@ -39,7 +39,7 @@ class MarketTask(eqx.Module):
 
     series: AbstractSeries
     laws: tuple[AbstractLaw, ...] = eqx.field(converter=tuple)
-    rounds: int = count(0)  # of indirect inference, which corrects the bias of HawkesFilter
+    indirect: bool = flag(False)  # corrects the bias of HawkesFilter by indirect inference as well
     heston: bool = flag(False)  # stochastic volatility by simulated moments as well
     choose: str = eqx.field(static=True, converter=str, default="")  # the law to write; empty: by BIC
     months: int = count(200, least=10)  # simulated
@@ -54,7 +54,7 @@ class MarketTask(eqx.Module):
         for law in self.laws:
             if law.assets != 1:
                 yield "laws", f"{type(law).__name__} is a law of {law.assets} assets; use [correlations]"
-        if self.rounds:
+        if self.indirect:
             names += [f"{name}, indirect" for name in names if name == "HawkesFilter"]
         if self.choose and self.choose not in names:
             yield "choose", f"{self.choose!r} is none of the laws {', '.join(names)}"
@@ -185,8 +185,8 @@ def _market(
         name = type(law).__name__
         fits[name] = fit(law, data)
         report(f"{name}: log likelihood {fits[name].log_likelihood:.1f}")
-        if task.rounds and isinstance(law, HawkesFilter):
-            fits[f"{name}, indirect"] = corrected(fits[name], data, task.rounds, report)
+        if task.indirect and isinstance(law, HawkesFilter):
+            fits[f"{name}, indirect"] = corrected(fits[name], data, seed=wanted.seed, report=report)
     day = day_of(data)
     real = measured(data, day, task.resamples, wanted.seed)
     arrays["market/losses"] = -data.observed

@@ -22,10 +22,12 @@ def market_table(found: Fit, crash_from: float, source: str, about: str) -> str:
     market: Any = found.market
     if hasattr(market, "crash_from"):
         market = eqx.tree_at(lambda m: m.crash_from, market, np.asarray(float(f"{crash_from:.2g}")))
+    note = next((e.note for e in found.estimates.values() if e.note), "")
     head = (
         f"# {type(found.law).__name__} by maximum likelihood from {source}:",
         f"# {about}. Made by `tailrisk calibrate` on {datetime.date.today().isoformat()}.",
         "# Intervals are 95 %, from standard errors that are robust to dependence within a month. The drift is set to 0.",
+        *([f"# Numbers and intervals are {note}."] if note else []),
     )
     return annotated({"market": CONVERTER.unstructure(market)}, found.estimates, "\n".join(head))
 
