@@ -115,6 +115,7 @@ def sized(device: str, paths: int, repeats: int) -> Size:
         chunks=_parts(paths, (64, 16, 4, 1) if on_gpu else (4, 1)),
         few_chunks=_parts(few, (32, 8, 2) if on_gpu else (4, 1)),
         groups=Size.groups if on_gpu else 128,
+        assets=Size.assets if on_gpu else 4,  # a CPU takes minutes to compile 32
         repeats=repeats,
     )
 
