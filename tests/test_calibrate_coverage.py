@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from tailrisk import calibrate
+from tailrisk._fields import InputError
 from tailrisk.calibrate.correlation import PairRegimes
 from tailrisk.calibrate.heston import fit_heston
 from tailrisk.calibrate.indirect import corrected
@@ -39,6 +40,7 @@ class Case(NamedTuple):
     truth: dict[str, float]
     errors: dict[str, float]
     repeats: int = REPEATS
+    refused: float = 0.0  # share of histories that a fit may refuse
     known: dict[str, float] = {}  # noqa: RUF012  # coverage out of the band, as measured; see the docstring of the law
 
 
@@ -161,7 +163,7 @@ CASES = {
         ), substeps=12),
         hawkes, 8_000, HAWKES,
         dict(volatility=0.03, rate=0.2, deviation=0.1, mean=1.0, drift=0.6, branching=0.02, memory=0.15),
-        REPEATS // 2, dict(branching=0.87),
+        REPEATS // 2, refused=0.05, known=dict(branching=0.88),
     ),
 }  # fmt: skip
 
@@ -179,11 +181,15 @@ class Row(NamedTuple):
 
 
 def estimates(case):
-    """Value, error and interval of every number in every history; a fit that fails fails the test."""
-    found = [
-        case.fit(calibrate.Returns(moves, np.ones(len(moves), bool), HOUR, "", ""), number)
-        for number, moves in enumerate(case.draw(case.hours, case.repeats))
-    ]
+    """Value, error and interval of every number in every history; one that is refused has none and is counted apart."""
+    found, refused = [], 0
+    for number, moves in enumerate(case.draw(case.hours, case.repeats)):
+        try:
+            found.append(case.fit(calibrate.Returns(moves, np.ones(len(moves), bool), HOUR, "", ""), number))
+        except InputError as error:
+            refused += 1
+            print(f"\nhistory {number}: {error}")
+    assert refused <= case.refused * case.repeats
     return {name: np.array([one[name][:4] for one in found]).T for name in case.truth}
 
 
