@@ -355,8 +355,10 @@ class Cascade(eqx.Module):
             held = positions.deleverage(old[0], adl, contracts, after)
             return held, positions.holdings(old[0]) - positions.holdings(held)
 
-        given = self.positions, payment.adl, payment.adl_contracts, after
-        return rare(jnp.any(payment.adl > 0.0), take, given, (held, jnp.zeros_like(after)))
+        given, old = (self.positions, payment.adl, payment.adl_contracts, after), (held, jnp.zeros_like(after))
+        if not self.positions.sparse:  # reverse mode must get through
+            return take(given, old)
+        return rare(jnp.any(payment.adl > 0.0), take, given, old)
 
     def _unwind(self, books: Books, venue: _Venue) -> tuple[Float[Array, " assets"], Any]:
         """What the backstop sells of its inventory in this step, as far as its share of depth and the breaker allow."""

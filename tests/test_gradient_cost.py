@@ -1,5 +1,7 @@
 """What derivatives cost is said only of methods that agree."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,3 +50,10 @@ def test_estimators_of_a_hard_ladder_are_timed():
     found = gradient_cost.hard(1_024, 1, accounts=12)
     assert [row.parameters for row in found] == [1, 1, 4, 4]
     assert all(row.passes > 0.0 for row in found)
+
+
+def test_reverse_mode_gets_through_a_smooth_ladder():
+    """Tracing is enough: what is packed by lanes has no transpose and raises here."""
+    mean = gradient_cost.expected(gradient_cost.tiered(accounts=32, horizon="10min"), np.float64)
+    rates = jax.eval_shape(jax.grad(mean), jnp.full(2, 0.01), jnp.arange(4, dtype=jnp.uint32))
+    assert rates.shape == (2,)
