@@ -2,7 +2,8 @@
 
 A second is one of processor time on a CPU, so that all is per core, and one of wall time elsewhere. The limits are arithmetic
 without memory traffic, exponentials, traffic in the memory that a batch of paths lives in (caches, for a batch that is as small
-as that), and this package's normals. A program cannot be faster than any one of them alone: the shares say which is nearest.
+as that), and this package's normals. A program cannot be faster than any one of them alone. Bytes are at most what XLA counts: of an
+array of which a gather or an update touches a few rows it counts all, so the share of memory may exceed one.
 """
 
 import time
@@ -42,11 +43,6 @@ class Used(NamedTuple):
     arithmetic: float
     memory: float
     noise: float
-
-    @property
-    def nearest(self) -> str:
-        """The limit that this program is nearest to."""
-        return max(("arithmetic", "memory", "noise"), key=lambda name: getattr(self, name))
 
 
 def clock() -> float:

@@ -36,8 +36,8 @@ def limits(unit: str, used: Used, most: Limits) -> str:
             f"{used.bytes:.4g} bytes, {used.normals:.3g} normals",
             f"this machine by core (device) and second: {most.operations:.3g} operations, {most.transcendentals:.3g} "
             f"exponentials, {most.bytes:.3g} bytes, {most.normals:.3g} normals",
-            f"share of the time that the machine at its limit needs: arithmetic {used.arithmetic:.1%}, memory {used.memory:.1%}, "
-            f"noise {used.noise:.1%}; nearest: {used.nearest}",
+            f"share of the time that the machine at its limit needs: arithmetic {used.arithmetic:.1%}, noise {used.noise:.1%}, "
+            f"memory at most {used.memory:.1%} (all of an array counts where rows of it are touched)",
         ]
     )
 
