@@ -94,7 +94,7 @@ def test_nearness_is_the_time_at_the_limit():
     found = limits.used(counts.Cost(1e8, 1e6, 1e7), 1e6, 2e6, 1e5, most)
     assert found[:4] == pytest.approx((100.0, 1.0, 10.0, 2.0))
     assert (found.arithmetic, found.memory, found.noise) == pytest.approx((0.2, 0.25, 0.2))
-    assert "memory 25.0%" in speed_report.limits("units", found, most)
+    assert "memory at most 25.0%" in speed_report.limits("units", found, most)
 
 
 def test_a_race_is_drawn():

@@ -2,8 +2,8 @@
 
 A second is one of processor time on a CPU, so that all is per core, and one of wall time elsewhere. The limits are arithmetic
 without memory traffic, exponentials, traffic in the memory that a batch of paths lives in (caches, for a batch that is as small
-as that), and this package's normals. A program cannot be faster than any one of them alone. Bytes are at most what XLA counts: of an
-array of which a gather or an update touches a few rows it counts all, so the share of memory may exceed one.
+as that), and this package's normals. A program cannot be faster than any one of them alone. Bytes are an upper bound: XLA counts
+all of an array of which a gather or an update touches a few rows, so the share of memory may exceed one.
 """
 
 import time
