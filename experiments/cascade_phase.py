@@ -20,7 +20,7 @@ from tailrisk import feedback, fragility, impact, liquidation, margin, waterfall
 from tailrisk._fields import Real, count, real
 from tailrisk._streams import Draws
 from tailrisk.book import AbstractBook, equal_longs
-from tailrisk.cascade import Exact
+from tailrisk.clearing import Exact
 from tailrisk.figures import style
 from tailrisk.market.base import AbstractMarket, Shock
 from tailrisk.scenario import Scenario, SortedLadder
