@@ -14,13 +14,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullFormatter
-from scipy import special
 
 from tailrisk import feedback, fragility, impact, liquidation, margin, waterfall
 from tailrisk._fields import Real, count, real
 from tailrisk._streams import Draws
 from tailrisk.book import AbstractBook, equal_longs
-from tailrisk.cascade import Exact
+from tailrisk.clearing import Exact
 from tailrisk.figures import style
 from tailrisk.market.base import AbstractMarket, Shock
 from tailrisk.scenario import Scenario, SortedLadder
@@ -272,18 +271,14 @@ def crowd(config, setting):
 def fold(config, spacing, band):
     """Shock at which a smooth book with the crowd jumps, and how far below it a blurred zone puts the jump.
 
-    The jump is the first maximum of x(D) = D - k F(D), where k f(D) = 1 for the density f = F', an even one plus a normal
-    crowd. A box of width b shifts that D by b^2 f'' / (24 f'), counting n accounts in it by 2 / (n b f'), a grid by its spacing
-    and accounts by k / n. A zone that starts too early by d misses the maximum by k f' d^2 / 2.
+    A box of width b shifts the drop where k f = 1 by b^2 f'' / (24 f'), counting n accounts in it by 2 / (n b f'), a grid by its
+    spacing and accounts by k / n. A zone that starts too early by d misses the maximum of D - k F(D) by k f' d^2 / 2.
     """
     k, n, share = float(config.crowd_impact), config.accounts, float(config.crowd_share)
-    center, width = float(config.crowd_level), float(config.crowd_width)
     even = (1.0 - share) / (4.0 * float(config.most_shock))
-    crowded = 1.0 / k - even  # density of the crowd at the fold
-    z = -np.sqrt(-2.0 * np.log(crowded * width * np.sqrt(2.0 * np.pi) / share))
-    drop, slope, bend = center + width * z, -crowded * z / width, crowded * (z * z - 1.0) / width**2
-    early = spacing + band**2 * abs(bend) / (24.0 * slope) + 2.0 / (n * band * slope) + k / n
-    return drop - k * (even * drop + share * special.ndtr(z)), 0.5 * k * slope * early**2
+    at = feedback.crowded_fold(k, even, share, float(config.crowd_level), float(config.crowd_width))
+    early = spacing + band**2 * abs(at.bend) / (24.0 * at.slope) + 2.0 / (n * band * at.slope) + k / n
+    return float(at.shock), float(0.5 * k * at.slope * early**2)
 
 
 def grid(found, panel):

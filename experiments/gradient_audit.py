@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from tailrisk import anchors, breaker, impact, liquidation, margin, market, waterfall
 from tailrisk._fields import Real, cast, count, duration, real
 from tailrisk.book import AbstractBook, equal_longs
-from tailrisk.cascade import Rounds
+from tailrisk.clearing import Rounds
 from tailrisk.figures import style
 from tailrisk.gradients import closed_cases as cases
 from tailrisk.gradients import fixed_noise

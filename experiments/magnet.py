@@ -21,7 +21,7 @@ from tailrisk import impact, liquidation, margin, market, waterfall
 from tailrisk._fields import Real, count, duration, real
 from tailrisk._streams import Draws, Noise
 from tailrisk.book import AbstractBook, equal_longs
-from tailrisk.cascade import Exact
+from tailrisk.clearing import Exact
 from tailrisk.figures import style
 from tailrisk.scenario import Scenario, SortedLadder
 from tailrisk.simulate import AbstractSystem, simulate

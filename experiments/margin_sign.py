@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from tailrisk import breaker, fragility, impact, liquidation, margin, market, waterfall
 from tailrisk._fields import SECONDS_PER_YEAR, Real, count, duration, real
 from tailrisk.book import AbstractBook, equal_longs
-from tailrisk.cascade import Rounds
+from tailrisk.clearing import Rounds
 from tailrisk.figures import style
 from tailrisk.gradients import fixed_noise
 from tailrisk.scenario import Accounts, Scenario, SmoothLadder

@@ -25,11 +25,11 @@ from .book import LognormalSizes as LognormalSizes
 from .book import ParetoSizes as ParetoSizes
 from .book import PositionTable as PositionTable
 from .book import ToppedUp as ToppedUp
-from .cascade import AbstractClearing as AbstractClearing
 from .cascade import Cascade as Cascade
-from .cascade import Exact as Exact
 from .cascade import Flow as Flow
-from .cascade import Rounds as Rounds
+from .clearing import AbstractClearing as AbstractClearing
+from .clearing import Exact as Exact
+from .clearing import Rounds as Rounds
 from .liquidation import AbstractLiquidation as AbstractLiquidation
 from .liquidation import Full as Full
 from .liquidation import Schedule as Schedule

@@ -170,6 +170,30 @@ def even_square_root(shock: Number, impact: Number, density: Number, offset: Num
     return jnp.where(start > 0.0, jnp.minimum((sold - offset) / density, shock + impact), shock)
 
 
+class Fold(NamedTuple):
+    """drop: total log fall at which the price jumps. shock: the fall from outside that brings it there. slope, bend: first and
+    second derivative of the density of thresholds at that drop."""
+
+    drop: Float[Array, "..."]
+    shock: Float[Array, "..."]
+    slope: Float[Array, "..."]
+    bend: Float[Array, "..."]
+
+
+def crowded_fold(impact: Number, even: Number, crowd: Number, center: Number, width: Number) -> Fold:
+    """Where the price jumps under linear impact k in a book of density `even` with a normal crowd of thresholds, which is the
+    part `crowd` of it and lies around `center` with deviation `width`; all in log price.
+
+    The jump is the first maximum of the shock x(D) = D - k F(D), where k f(D) = 1 for the density f = F'. There is one if
+    1 / k lies between the even density and that at the center of the crowd; otherwise the result is nan.
+    """
+    crowded = 1.0 / impact - even  # density of the crowd at the fold
+    z = -jnp.sqrt(-2.0 * jnp.log(crowded * width * jnp.sqrt(2.0 * jnp.pi) / crowd))
+    drop = center + width * z
+    shock = drop - impact * (even * drop + crowd * jsp.ndtr(z))
+    return Fold(drop, shock, -crowded * z / width, crowded * (z * z - 1.0) / width**2)
+
+
 def unwind(
     sold: Number, impact: Number, leverage: Number, exponent: float = 0.5
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

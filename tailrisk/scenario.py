@@ -17,7 +17,8 @@ from ._streams import MAX_STEPS, Draws, Noise
 from ._sums import short_total
 from .book import AbstractBook
 from .breaker import AbstractBreaker, NoBreaker
-from .cascade import AbstractClearing, Cascade, Flow, Late, Rounds, State
+from .cascade import Cascade, Flow, Late, State
+from .clearing import AbstractClearing, Rounds
 from .impact import AbstractImpact
 from .liquidation import AbstractLiquidation, Full
 from .margin import AbstractMargin, Call

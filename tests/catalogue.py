@@ -10,7 +10,7 @@ import equinox as eqx
 import numpy as np
 
 from tailrisk import book, breaker, impact, liquidation, margin, market, oracle, waterfall
-from tailrisk.cascade import Exact, Rounds
+from tailrisk.clearing import Exact, Rounds
 from tailrisk.data.series import PriceArray
 from tailrisk.margin.procyclicality import LookbackFloor, MarginBuffer, StressWeight
 from tailrisk.positions.base import Book

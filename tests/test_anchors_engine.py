@@ -18,7 +18,7 @@ from tailrisk import anchors, feedback, impact, liquidation, margin, market, ora
 from tailrisk._fields import parse_duration
 from tailrisk._streams import Noise
 from tailrisk.book import LeverageMixture
-from tailrisk.cascade import Exact, Rounds
+from tailrisk.clearing import Exact, Rounds
 from tailrisk.data.series import PriceArray
 from tailrisk.scenario import Scenario, SmoothLadder, SortedLadder
 from tailrisk.simulate import outcomes, simulate

@@ -5,7 +5,7 @@ import pytest
 from catalogue import GivenBook
 
 from tailrisk import impact, liquidation, margin, market, waterfall
-from tailrisk.cascade import Exact, Rounds
+from tailrisk.clearing import Exact, Rounds
 from tailrisk.scenario import Scenario, SmoothLadder, SortedLadder
 from tailrisk.simulate import simulate
 

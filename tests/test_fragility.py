@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 
 from tailrisk.feedback import (
     borel_mean,
     borel_pmf,
     borel_variance,
     critical_leverage,
+    crowded_fold,
     even_linear,
     even_square_root,
     feedback_rounds,
@@ -129,6 +130,23 @@ def test_even_books_that_are_sold_out(closed, exponent):
     for offset in (-0.02, 0.0, 0.02):
         ours = closed(jnp.asarray(shock), jnp.asarray(impact), jnp.asarray(density), offset)
         np.testing.assert_allclose(ours, iterated(shock, impact, density, offset, exponent), rtol=1e-9)
+
+
+def test_a_crowd_of_thresholds_folds():
+    """The first maximum of x(D) on a fine grid, and the density's derivatives there by differences."""
+    k, even, crowd, center, width = 0.4, 1.0, 0.5, 0.08, 0.01
+    found = crowded_fold(k, even, crowd, center, width)
+    drop = np.linspace(0.0, center, 2_000_001)
+    shock = drop - k * (even * drop + crowd * norm.cdf(drop, center, width))
+    first = np.argmax(np.diff(shock) < 0.0)
+    assert float(found.drop) == pytest.approx(drop[first], abs=1e-7)
+    assert float(found.shock) == pytest.approx(shock[first], abs=1e-12)
+    h, f = 1e-5, lambda d: even + crowd * norm.pdf(d, center, width)
+    assert k * f(float(found.drop)) == pytest.approx(1.0, rel=1e-12)
+    near = [f(float(found.drop) + step) for step in (-h, 0.0, h)]
+    assert float(found.slope) == pytest.approx((near[2] - near[0]) / (2.0 * h), rel=1e-6)
+    assert float(found.bend) == pytest.approx((near[2] - 2.0 * near[1] + near[0]) / h**2, rel=1e-4)
+    assert np.isnan(float(crowded_fold(0.01, even, crowd, center, width).shock))  # too little impact for a jump
 
 
 def test_square_root_feedback():

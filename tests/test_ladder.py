@@ -8,7 +8,7 @@ import pytest
 from tailrisk import breaker, impact, liquidation, margin, market, waterfall
 from tailrisk._fields import cast
 from tailrisk.book import LeverageMixture, LognormalSizes, ParetoSizes
-from tailrisk.cascade import Exact, Rounds
+from tailrisk.clearing import Exact, Rounds
 from tailrisk.positions.base import Book
 from tailrisk.positions.sorted import SortedThresholds
 from tailrisk.scenario import Accounts, Scenario, SmoothLadder, SortedLadder

@@ -8,7 +8,7 @@ import tailrisk
 PACKAGE = Path(tailrisk.__file__).parent
 LAYERS = (
     ("_fields", "_hard", "_streams", "_sums", "_packed", "_rare", "_ranges", "_averages", "anchors"),
-    ("market", "impact", "oracle", "margin", "breaker", "liquidation", "waterfall", "data"),
+    ("market", "impact", "oracle", "margin", "breaker", "liquidation", "waterfall", "clearing", "data"),
     ("positions", "book", "execution", "feedback", "fragility"),
     ("cascade",),
     ("simulate",),

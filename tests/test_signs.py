@@ -14,7 +14,7 @@ import pytest
 from catalogue import GivenBook
 
 from tailrisk import breaker, impact, liquidation, margin, market, oracle, waterfall
-from tailrisk.cascade import Rounds
+from tailrisk.clearing import Rounds
 from tailrisk.scenario import Scenario, SortedLadder
 from tailrisk.simulate import simulate
 

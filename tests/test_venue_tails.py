@@ -10,7 +10,7 @@ from command import BASE, refused, validate
 
 from tailrisk import gradients, tails
 from tailrisk._fields import InputError
-from tailrisk.cascade import Rounds
+from tailrisk.clearing import Rounds
 from tailrisk.scenario import SmoothLadder
 from tailrisk.simulate import outcomes, simulate
 from tailrisk.study.rare import _confirms

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from .. import _streams
 from .._hard import HardThresholdGradientError
-from ..cascade import Rounds
+from ..clearing import Rounds
 from ..figures import style
 from ..figures.style import BLACK, BLUE, GRAY, VERMILION
 from ..gradients import Ladder, reference_book
@@ -30,7 +30,7 @@ from ..market import GeometricBrownian
 from ..scenario import Scenario, SmoothLadder
 from ..simulate import AbstractSystem, AbstractWrapper, batch, entry_point
 from .gradients import FOUR
-from .limits import clock
+from .limits import spent
 from .models import ladder_scenario
 from .timing import machine, save
 
@@ -93,13 +93,7 @@ def expected(scenario: Scenario, dtype: Any, again: bool = False) -> Callable[[A
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
-    jax.block_until_ready(call())
-    spent = []
-    for _ in range(repeats):
-        began = clock()
-        jax.block_until_ready(call())
-        spent.append(clock() - began)
-    return float(np.median(spent))
+    return float(np.median(spent(call, repeats)))
 
 
 def smooth(count: int, paths: int, repeats: int, scenario: Scenario, dtype: Any) -> list[Row]:
@@ -176,9 +170,9 @@ def hard(paths: int, repeats: int, accounts: int = 400) -> list[Row]:
             call = lambda names=names, method=method: automatic(  # noqa: E731
                 ladder, names, seed=2, paths=size, batches=batches, method=method
             )
-            spent = _timed(lambda call=call: [record.estimate for record in call().values()], repeats)
+            took = _timed(lambda call=call: [record.estimate for record in call().values()], repeats)
             said = "estimators by default" if method == "auto" else "differences with their bias"
-            rows.append(Row(f"hard ladder, {accounts} accounts", said, len(names), spent / first, np.nan, np.nan))
+            rows.append(Row(f"hard ladder, {accounts} accounts", said, len(names), took / first, np.nan, np.nan))
     return rows
 
 

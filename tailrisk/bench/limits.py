@@ -50,15 +50,20 @@ def clock() -> float:
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
 
 
-def seconds(call: Callable[[], Any], repeats: int = _REPEATS) -> float:
-    """The least time of several calls after a first one: a limit is what can be reached."""
+def spent(call: Callable[[], Any], repeats: int) -> list[float]:
+    """The times of several calls after a first one."""
     jax.block_until_ready(call())
-    spent = []
+    times = []
     for _ in range(repeats):
         began = clock()
         jax.block_until_ready(call())
-        spent.append(clock() - began)
-    return min(spent)
+        times.append(clock() - began)
+    return times
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The least time of several calls: a limit is what can be reached."""
+    return min(spent(call, _REPEATS))
 
 
 def measure(room: float) -> Limits:

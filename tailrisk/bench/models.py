@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..book import CrossMixture, LeverageMixture, LognormalSizes
-from ..cascade import Rounds
+from ..clearing import Rounds
 from ..impact import ConstantDepth, Linear, SquareRoot
 from ..liquidation import Full
 from ..margin import Brackets, Flat

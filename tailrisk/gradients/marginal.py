@@ -29,7 +29,7 @@ from scipy import stats
 from .._fields import InputError
 from .._streams import Noise, noise_keys
 from ..breaker import NoBreaker
-from ..cascade import Exact
+from ..clearing import Exact
 from ..positions.base import Book
 from ..scenario import Scenario, SmoothLadder
 from ..simulate import AbstractSystem, AbstractWrapper, batch, entry_point

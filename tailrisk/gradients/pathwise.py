@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool
 
 from .._hard import HardThresholdGradientError, symbolic_jvp
 from .._streams import noise_keys
-from ..cascade import AbstractClearing, Exact
+from ..clearing import AbstractClearing, Exact
 from ..leaves import with_parameters
 from ..scenario import Scenario, SmoothLadder
 from ..simulate import batch, entry_point
