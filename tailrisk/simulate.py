@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PyTree
 from . import _streams
 from ._streams import Draws, Noise
 
-CACHED = 2**22  # bytes of the states of a batch on a CPU: more do not stay in a core's caches
+CACHED_BYTES = 2**22  # bytes of the states of a batch on a CPU: more do not stay in a core's caches
 MOST_CACHED = 16_384  # paths: more gain nothing
 
 LANES = 64  # compiled batches are whole multiples of this, so that the last chunk runs the same program
@@ -172,7 +172,7 @@ def state_bytes(system: AbstractSystem) -> int:
 
 def cached_paths(system: AbstractSystem) -> int:
     """Most paths that run at a time on a core of a CPU, a power of two: as its caches hold, `LANES` at least."""
-    fits = min(CACHED // max(state_bytes(system), 1), MOST_CACHED)
+    fits = min(CACHED_BYTES // max(state_bytes(system), 1), MOST_CACHED)
     return max(LANES, 1 << max(fits, 1).bit_length() - 1)
 
 

@@ -22,7 +22,7 @@ from .. import _streams
 from .._fields import InputError
 from ..figures import style
 from ..scenario import Scenario, VenueSystem
-from ..simulate import CACHED, LANES, AbstractSystem, batch, entry_point, outcomes, simulate
+from ..simulate import LANES, AbstractSystem, batch, cached_paths, entry_point, outcomes, simulate
 from . import gpu_report, gradient_cost
 from .models import accounts_scenario, basket_scenario, groups_of, ladder_scenario, market_of
 from .timing import disagreements, machine, race, save
@@ -83,11 +83,8 @@ def run(paths: int, repeats: int, out: Path | None, device: str) -> int:
     if device == "cpu" and jax.default_backend() != "cpu":
         raise InputError("--device cpu: JAX works on a GPU here; set JAX_PLATFORMS=cpu for a trial without it")
     if device == "gpu" and jax.default_backend() == "cpu":
-        click.echo(
-            "error: no GPU found: JAX sees only a CPU. Install 'tailrisk-jax[cuda]' on a machine with an NVIDIA GPU, or",
-            err=True,
-        )
-        click.echo("error: try the script on this one: tailrisk bench gpu --device cpu --paths 2048", err=True)
+        for line in NO_GPU:
+            click.echo(f"error: {line}", err=True)
         return BAD_INPUT
     about = machine()
     click.echo(f"{about['cpu']}, {about['cores']} cores, load {about['load']}, {about['device']}")
@@ -144,9 +141,8 @@ def measure(size: Size, say: Callable[[str], None] = click.echo) -> dict[str, An
         found[name] = speed(scenario.build(np.float32), paths, chunks, size.repeats)
         say(gpu_report.speed(name, found[name], size.groups if name != "ladder" else 1))
     found["products"] = products(found["basket"]["chunk"], size.assets, size.groups, size.repeats)
-    terms = (
-        4.0 * size.assets * size.groups
-    )  # of equity and requirement of every account, a product and a sum for each asset
+    # of equity and requirement of every account, a product and a sum for each asset
+    terms = 4.0 * size.assets * size.groups
     found["products"]["share"] = terms * found["basket"]["path_steps"] / found["products"]["highest"]
     say(gpu_report.products(found["products"]))
     judged = jax.default_backend() != "cpu" and size.horizon == "1d"
@@ -264,7 +260,8 @@ def agreement(scenario: Scenario, paths: int, chunk: int) -> dict[str, dict[str,
     numbers = np.arange(paths)
     single = halving(partial(_outcomes, scenario.build(np.float32), numbers), chunk)[0]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        double = _outcomes(scenario.build(np.float64), numbers, min(CACHED, chunk))
+        precise = scenario.build(np.float64)
+        double = _outcomes(precise, numbers, min(cached_paths(precise), chunk))
     found = {}
     for name in COMPARED:
         a, b = single[name].astype(float), double[name]
