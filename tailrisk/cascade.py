@@ -235,9 +235,10 @@ class Cascade(eqx.Module):
             return positions.breached(books.positions, order, mark, venue.level)
 
         # Without a breaker no order waits, and a sale moves the price the market sees away from the other side.
-        alone = venue.limits is None and isinstance(self.oracle, Spot) and books.late is None
+        alone = venue.limits is None and isinstance(self.oracle, Spot)
         standing = positions.standing(books.positions, venue.mark if alone else None)
         order, settled = self.clearing.resolve(standing, round_)
+        order = positions.whole(books.positions, order)
         forced, executed = positions.volume(books.positions, order, venue.limits)
         volume = forced + unwound
         pushed = self.impact.push(impact, volume)

@@ -34,6 +34,16 @@ def scenario(**changes):
     return Scenario(**(parts | changes))
 
 
+def test_a_halt_that_never_trips_is_none():
+    """Bit for bit: without a breaker one side of the ladder is settled, with one both."""
+    rules = breaker.NoBreaker(), breaker.Halt(np.inf, "5min")
+    runs = [simulate(scenario(breaker=rule).build(np.float32), paths=128, seed=4) for rule in rules]
+    assert scenario().build(np.float32).cascade.positions.apart
+    assert np.mean(runs[0]["forced_notional"] > 0.0) > 0.3
+    for name, values in runs[0].items():
+        np.testing.assert_array_equal(values, runs[1][name], name)
+
+
 def by_hand(book: Book, price, chosen, fill, fee):
     """Deficit, fee, surplus of closing the chosen groups at a fill price."""
     q, entry, cash = book.quantity[:, 0], book.entry[:, 0], book.cash

@@ -168,6 +168,11 @@ class MarginGroups(AbstractPositions):
             call=zero if called else None,
         )
 
+    def whole(self, state: GroupsState, order: GroupsOrder) -> GroupsOrder:
+        """Nothing is ever left out."""
+        del state
+        return order
+
     def _sum(self, terms: Float[Array, "*rest groups"]) -> Float[Array, "*rest"]:
         """Sum over groups, each as often as its weight says."""
         return total(self.weight.reshape((1,) * (terms.ndim - 1) + (-1,)) * terms)

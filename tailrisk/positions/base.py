@@ -78,8 +78,12 @@ class AbstractPositions(eqx.Module):
         """Orders the venue still holds from earlier steps (the backlog of a halt or throttle).
 
         A mark is given where nothing can wait and sales cannot bring what is not in breach at the mark on the other side
-        into breach: orders may then leave that side out.
+        into breach.
         """
+
+    @abc.abstractmethod
+    def whole(self, state: Any, order: Any) -> Any:
+        """The orders of the whole book, where `standing` left a part out: what is booked from here on has the same bits."""
 
     @abc.abstractmethod
     def needed(self, state: Any, log_mark: Float[Array, " assets"], level: Float[Array, " assets"]) -> Bool[Array, ""]:

@@ -135,6 +135,11 @@ class SmoothThresholds(AbstractPositions):
         """The levels ordered closed so far."""
         return state.ordered
 
+    def whole(self, state: SmoothState, order: Float[Array, "2"]) -> Float[Array, "2"]:
+        """Nothing is ever left out."""
+        del state
+        return order
+
     def needed(self, state: SmoothState, log_mark: Any, level: Any) -> Bool[Array, ""]:
         """Always: a continuum has somebody at every level."""
         del state, log_mark, level

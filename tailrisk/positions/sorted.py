@@ -37,10 +37,12 @@ class LadderState(NamedTuple):
 
 
 class Orders(NamedTuple):
-    """Of each side looked at (0 longs, 1 shorts), how many of its sorted groups are to be closed."""
+    """Of each side looked at (0 longs, 1 shorts), how many of its sorted groups are to be closed; `alone`: the only side of
+    which there are any, where that is known."""
 
     side: Int[Array, " sides"]
     place: Int[Array, " sides"]
+    alone: Int[Array, " one"] | None = None
 
 
 def thresholds(book: Book, price: np.ndarray, rates: np.ndarray, deductions: np.ndarray) -> np.ndarray:
@@ -153,6 +155,11 @@ class SortedThresholds(AbstractPositions):
         reached = [self.search.count_above(side, mark, BREACH) for side, mark in zip(order.side, marks, strict=True)]
         return order._replace(place=jnp.maximum(order.place, jnp.stack(reached)))
 
+    def whole(self, state: LadderState, order: Orders) -> Orders:
+        """The orders of both sides, whichever was looked at."""
+        both, alone = jnp.arange(2, dtype=jnp.int32), order.side if order.side.shape == (1,) else None
+        return Orders(both, _into(state.ordered, order.side, order.place), alone)
+
     def volume(self, state: LadderState, order: Orders, limits: Limits | None) -> tuple[Float[Array, " 1"], Orders]:
         """Net selling of the groups from `sold` to the order, whole groups, as far as the limits let them."""
         sold = _of(order.side, state.sold)
@@ -191,7 +198,7 @@ class SortedThresholds(AbstractPositions):
     ) -> tuple[LadderState, Closing]:
         """Closes the groups from `sold` to `executed` at one fill price; the fee comes out of what equity is left."""
         del crash, dt
-        side, sold = order.side, _of(order.side, state.sold)
+        side, sold = order.side, state.sold
         sign = _sign(side, log_fill)
         sums = self.sums.between(sold, executed.place, side)
         first, price, move = (
@@ -200,11 +207,17 @@ class SortedThresholds(AbstractPositions):
             self.price * jnp.expm1(log_fill),
         )
         given = (self.units, self.money, self.fee * price[0])
-        parts = [
-            range_sum(_window, (*given, sign[i] * move[0]), first[i] + sold[i], first[i] + executed.place[i], WINDOW)
-            for i in range(side.shape[0])
-        ]
-        deficit, fee, bankrupt = jnp.stack(parts, axis=1)
+
+        def closed(of: Int[Array, ""]) -> Float[Array, "3"]:
+            return range_sum(
+                _window, (*given, sign[of] * move[0]), first[of] + sold[of], first[of] + executed.place[of], WINDOW
+            )
+
+        if executed.alone is None:
+            parts = jnp.stack([closed(of) for of in side])
+        else:
+            parts = jnp.where(side[:, None] == executed.alone[None], closed(executed.alone[0])[None], 0.0)
+        deficit, fee, bankrupt = parts.T
         closing = Closing(
             deficit=short_total(deficit),
             fee=short_total(fee),
@@ -214,11 +227,7 @@ class SortedThresholds(AbstractPositions):
             opened=short_total(sums[:, 0] * self.price),
             bankrupt=short_total(sign * bankrupt)[None],
         )
-        ordered = jnp.maximum(order.place, executed.place)
-        state = state._replace(
-            sold=_into(state.sold, side, executed.place), ordered=_into(state.ordered, side, ordered)
-        )
-        return state, closing
+        return state._replace(sold=executed.place, ordered=jnp.maximum(order.place, executed.place)), closing
 
     def held_back(self, state: LadderState, closed: Bool[Array, " 1"], orders: Orders) -> Orders:
         """The place on each side up to which an order has stood in a closed market."""
